@@ -1,0 +1,199 @@
+//! Every way lmkit's core can fail, one variant each, naming the culprit, the limit and the way out.
+//!
+//! A variant belongs to one [`ErrorKind`], which decides the exit code of the command line and the
+//! class of the Python exception.
+
+use std::path::PathBuf;
+
+/// What the core's functions return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Which of the exit codes an error stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// An option out of range, a missing input, an output that exists: exit 2.
+    Usage,
+    /// A missing input file: exit 2, and `FileNotFoundError` in Python.
+    MissingFile,
+    /// An input that is not what it should be: exit 3.
+    Malformed,
+    /// The system refused: disk full, no permission, I/O: exit 4.
+    System,
+    /// Two files do not belong together: exit 5.
+    Mismatch,
+    /// Stopped on request (Ctrl-C).
+    Interrupted,
+}
+
+/// A failure of the core.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A vocabulary lacks one of the 256 single bytes.
+    #[error("the vocabulary has no token for byte 0x{byte:02x}; byte-level BPE needs all 256")]
+    MissingByte {
+        /// The first byte without a token.
+        byte: u8,
+    },
+    /// Two ids stand for the same bytes.
+    #[error("ids {first} and {second} are both {token}; a token must have one id")]
+    DuplicateToken {
+        /// The smaller id.
+        first: u32,
+        /// The larger id.
+        second: u32,
+        /// The token, printable.
+        token: String,
+    },
+    /// An id that an int32 cannot hold.
+    #[error("token id {id} is larger than 2147483647, the largest an int32 holds")]
+    IdTooLarge {
+        /// The id.
+        id: u64,
+    },
+    /// A token of no bytes.
+    #[error("token id {id} is empty; a token has at least one byte")]
+    EmptyToken {
+        /// Its id.
+        id: u32,
+    },
+    /// A merge names a token that is not in the vocabulary.
+    #[error("merge {position} joins {left} and {right}, but {missing} is not in the vocabulary")]
+    UnknownMergeToken {
+        /// Zero-based position in the merge list.
+        position: usize,
+        /// The left token, printable.
+        left: String,
+        /// The right token, printable.
+        right: String,
+        /// The token that is missing (left, right or their concatenation), printable.
+        missing: String,
+    },
+    /// An id that is not in the vocabulary.
+    #[error(
+        "token id {id} at index {index} is not in the vocabulary of {len} tokens; \
+         was it made with another vocabulary?"
+    )]
+    UnknownId {
+        /// The id.
+        id: i64,
+        /// Where in the input it stood.
+        index: usize,
+        /// How many tokens there are.
+        len: usize,
+    },
+    /// A special token that is empty, or given twice.
+    #[error("special token {token}: {why}")]
+    SpecialToken {
+        /// The token, printable.
+        token: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Text holds a special token where that was refused.
+    #[error("the text holds the special token {token} at byte {offset}")]
+    SpecialTokenInText {
+        /// The token.
+        token: String,
+        /// Byte offset in the text.
+        offset: usize,
+    },
+    /// A pattern that is neither a known name nor a regular expression.
+    #[error("pattern {pattern:?}: {why}")]
+    Pattern {
+        /// What was given.
+        pattern: String,
+        /// What the regex library said.
+        why: String,
+    },
+    /// A file that should exist does not.
+    #[error("{}: no such file or folder", path.display())]
+    MissingFile {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// A file whose content is not what it should be.
+    #[error("{}: {why}", path.display())]
+    MalformedFile {
+        /// The path as given.
+        path: PathBuf,
+        /// What is wrong, with line or offset.
+        why: String,
+    },
+    /// An input that is not UTF-8.
+    #[error("{}: not UTF-8 at line {line}, byte offset {offset}", path.display())]
+    NotUtf8 {
+        /// The path as given.
+        path: PathBuf,
+        /// One-based line.
+        line: u64,
+        /// Byte offset in the (decompressed) text.
+        offset: u64,
+    },
+    /// An output that exists already.
+    #[error("{}: already exists", path.display())]
+    OutputExists {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// The system refused a read or a write.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The path as given.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// An option's value cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    /// Two things do not belong together.
+    #[error("{0}")]
+    Mismatch(String),
+    /// Stopped on request.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    /// The kind this error belongs to.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::SpecialToken { .. }
+            | Self::SpecialTokenInText { .. }
+            | Self::Pattern { .. }
+            | Self::OutputExists { .. }
+            | Self::Usage(_) => ErrorKind::Usage,
+            Self::MissingFile { .. } => ErrorKind::MissingFile,
+            Self::MissingByte { .. }
+            | Self::DuplicateToken { .. }
+            | Self::IdTooLarge { .. }
+            | Self::EmptyToken { .. }
+            | Self::UnknownMergeToken { .. }
+            | Self::UnknownId { .. }
+            | Self::MalformedFile { .. }
+            | Self::NotUtf8 { .. } => ErrorKind::Malformed,
+            Self::Io { .. } => ErrorKind::System,
+            Self::Mismatch(_) => ErrorKind::Mismatch,
+            Self::Interrupted => ErrorKind::Interrupted,
+        }
+    }
+
+    /// What to do about it, where there is something to say.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::OutputExists { .. } => Some("choose another name, or replace it with --force"),
+            Self::NotUtf8 { .. } => Some("--errors replace or --errors bytes takes such text"),
+            _ => None,
+        }
+    }
+
+    /// `source` as an [`Error`], telling a missing file from a refusal.
+    pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        let path = path.into();
+        if source.kind() == std::io::ErrorKind::NotFound {
+            Self::MissingFile { path }
+        } else {
+            Self::Io { path, source }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The door to Python: borrow, release, call, wrap. Nothing outside this folder knows Python.
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _core(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+    Ok(())
+}
