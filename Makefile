@@ -1,0 +1,80 @@
+# One command per wish. Every target sets up what it needs first.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+STAMP   = $(VENV)/.lmkit-installed
+SOURCES = pyproject.toml Cargo.toml Cargo.lock $(shell find rust -name '*.rs')
+# nextest where it is found, cargo's own runner elsewhere.
+CARGO_TEST = $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run --no-fail-fast" || echo "cargo test --no-fail-fast")
+
+.PHONY: help setup demo format lint test test-all fuzz bench bench-train cov wheel clean
+
+help:  ## Show this list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+setup: $(STAMP)  ## Make .venv with lmkit and its development tools, built in release mode.
+
+$(STAMP): $(SOURCES)
+	@command -v cargo >/dev/null || { echo "error: no cargo found; install Rust first (rustup.rs)" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "error: $(PYTHON) is older than 3.11; run: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: setup  ## Learn a vocabulary, tokenize, train a small model and let it write: about three minutes.
+	$(BIN)/lmkit demo --force
+
+format: setup  ## Format and fix what can be fixed.
+	cargo fmt
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: setup  ## Check format, lints and types.
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --locked --all-targets --features python -- -D warnings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest lmkit._core
+
+test: setup  ## Run the tests (under ten minutes on two cores).
+	$(CARGO_TEST) --locked
+	cargo test --locked --doc
+	$(BIN)/python -m pytest -m "not slow and not gpu and not peers"
+
+test-all: setup  ## Run every test that needs no GPU, property tests at length.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	PROPTEST_CASES=2000 $(CARGO_TEST) --locked
+	cargo test --locked --doc
+	LMKIT_EXAMPLES=2000 $(BIN)/python -m pytest -m "not gpu"
+
+fuzz:  ## Fuzz every door that takes bytes, a minute each (needs a nightly toolchain and cargo-fuzz).
+	for target in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run $$target -- -max_total_time=60 || exit 1; done
+
+bench: setup  ## Measure against the peers; writes benches/results/. SHARED=folder of the corpora.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	cargo bench --locked
+	$(BIN)/python benches/python/startup.py
+	$(BIN)/python benches/python/encode.py
+	$(BIN)/python benches/python/learn_merges.py
+	$(BIN)/python benches/python/train_step.py
+
+cov: setup  ## Measure test coverage (needs cargo-llvm-cov).
+	cargo llvm-cov nextest
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pytest-cov
+	$(BIN)/python -m pytest --cov=lmkit --cov-branch -m "not slow and not gpu and not peers"
+
+wheel: setup  ## Build the wheel, install it in an empty environment and run the demo there.
+	rm -rf dist
+	PYO3_PYTHON=$(abspath $(BIN)/python) $(BIN)/maturin build --release --locked --out dist
+	$(PYTHON) -m venv dist/venv
+	dist/venv/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd dist && venv/bin/lmkit --version && venv/bin/lmkit demo --steps 20 --output_path demo --force
+	rm -rf dist/venv dist/demo
+	@ls -l dist
+
+clean:  ## Remove what was built (not .venv).
+	rm -rf target dist python/lmkit/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
