@@ -56,10 +56,7 @@ impl Scheme {
         match self {
             Self::Gpt2(_) => !before.is_whitespace() && after.is_whitespace(),
             Self::Cl100k(_) | Self::O200k(_) => {
-                !before.is_whitespace()
-                    && after.is_whitespace()
-                    && after != '\r'
-                    && after != '\n'
+                !before.is_whitespace() && after.is_whitespace() && after != '\r' && after != '\n'
             }
             Self::Regex(_) => false,
         }

@@ -1,0 +1,95 @@
+"""One text file to a learned vocabulary with each tool: ``learners.py TOOL TEXT SIZE OUT``.
+
+OUT gets the merges, one ``left right`` a line in the GPT-2 alphabet, so that they can be compared.
+Every tool is fed the documents (the text between separators) in the way it likes best.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+SEPARATOR = "<|endoftext|>"
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def documents(text: str) -> Iterator[str]:
+    """The documents of the file, read 16 MB at a time."""
+    rest = ""
+    with Path(text).open(encoding="utf-8", newline="") as source:
+        while piece := source.read(16 << 20):
+            *whole, rest = (rest + piece).split(SEPARATOR)
+            yield from whole
+    if rest:
+        yield rest
+
+
+def huggingface(text: str, size: int, out: str) -> None:
+    """Hugging Face's BpeTrainer, fed documents."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[SEPARATOR],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents(text), trainer)
+    folder = Path(out).with_suffix(".hf")
+    folder.mkdir(exist_ok=True)
+    _, merges = tokenizer.model.save(str(folder))
+    lines = Path(merges).read_text(encoding="utf-8").splitlines()
+    write(out, [line for line in lines if not line.startswith("#version")])
+
+
+def rustbpe(text: str, size: int, out: str) -> None:
+    """Rustbpe, fed documents, with GPT-2's pattern."""
+    import rustbpe as library
+
+    tokenizer = library.Tokenizer()
+    tokenizer.train_from_iterator(documents(text), size - 1, pattern=GPT2_PATTERN)
+    ranks = tokenizer.get_mergeable_ranks()
+    write(out, [token.hex() for token, _ in sorted(ranks, key=lambda pair: pair[1])[256:]])
+
+
+def gigabpe(text: str, size: int, out: str) -> None:
+    """Gigabpe, which reads the file itself, line by line."""
+    import gigabpe as library
+
+    _, merges = library.train_bpe([text], size, special_tokens=[SEPARATOR], threads=2)
+    write(out, [f"{left} {right}" for left, right in merges])
+
+
+def gigatoken(text: str, size: int, out: str) -> None:
+    """Gigatoken's trainer, which reads the file itself."""
+    import gigatoken as library
+
+    source = library.TextFileSource([text], separator=SEPARATOR.encode())
+    _, merges = library.train_bpe(source, size, [SEPARATOR])
+    alphabet = gpt2_alphabet()
+    write(out, [" ".join("".join(alphabet[b] for b in side) for side in pair) for pair in merges])
+
+
+def gpt2_alphabet() -> list[str]:
+    """The character that stands for each byte in GPT-2's files."""
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in kept]
+    moved = {byte: chr(256 + place) for place, byte in enumerate(others)}
+    return [moved.get(byte, chr(byte)) for byte in range(256)]
+
+
+def write(out: str, lines: list[str]) -> None:
+    """Write ``lines`` to ``out``."""
+    Path(out).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+TOOLS = {
+    "huggingface": huggingface,
+    "rustbpe": rustbpe,
+    "gigabpe": gigabpe,
+    "gigatoken": gigatoken,
+}
+
+if __name__ == "__main__":
+    TOOLS[sys.argv[1]](sys.argv[2], int(sys.argv[3]), sys.argv[4])
