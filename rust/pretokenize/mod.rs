@@ -8,6 +8,7 @@ mod pattern;
 
 use crate::error::Result;
 pub use pattern::Pattern;
+use pattern::Walk;
 
 /// A rule that splits text into pretokens.
 #[derive(Debug, Clone)]
@@ -45,7 +46,7 @@ impl Scheme {
 
     /// A scanner over `text`, from its start.
     pub fn scanner<'s, 't>(&'s self, text: &'t str) -> Scanner<'s, 't> {
-        Scanner { scheme: self, text, at: 0 }
+        Scanner { scheme: self, text, at: 0, walk: Walk::default() }
     }
 
     /// Whether the boundary between these two neighbouring characters splits any text into two that
@@ -69,6 +70,7 @@ pub struct Scanner<'s, 't> {
     scheme: &'s Scheme,
     text: &'t str,
     at: usize,
+    walk: Walk,
 }
 
 impl Scanner<'_, '_> {
@@ -80,7 +82,7 @@ impl Scanner<'_, '_> {
         };
         let mut count = 0;
         while count < ends.len() && self.at < self.text.len() {
-            self.at = pattern.next_end(self.text, self.at)?;
+            self.at = self.walk.next_end(pattern, self.text, self.at)?;
             ends[count] = self.at;
             count += 1;
         }
