@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Mismatch,
     /// Stopped on request (Ctrl-C).
     Interrupted,
+    /// Failed while working: exit 1.
+    Failed,
 }
 
 /// A failure of the core.
@@ -152,6 +154,9 @@ pub enum Error {
     /// Stopped on request.
     #[error("interrupted")]
     Interrupted,
+    /// A bug of ours: a thread panicked.
+    #[error("internal error: {0}; please report it")]
+    Internal(String),
 }
 
 impl Error {
@@ -175,6 +180,7 @@ impl Error {
             Self::Io { .. } => ErrorKind::System,
             Self::Mismatch(_) => ErrorKind::Mismatch,
             Self::Interrupted => ErrorKind::Interrupted,
+            Self::Internal(_) => ErrorKind::Failed,
         }
     }
 
