@@ -1,5 +1,6 @@
 //! From raw text to token ids: lmkit's core.
 
+pub mod cut;
 pub mod error;
 pub mod pretokenize;
 pub mod progress;
