@@ -1,0 +1,252 @@
+"""A training state to one file and back; a torn or altered file is never taken for a whole one.
+
+``checkpoint_<iter>.pt`` is what ``torch.save`` makes of tensors, numbers, strings and containers of
+them, so that ``torch.load(weights_only=True)`` reads it and nothing is ever unpickled. Beside it
+``checkpoint_<iter>.pt.json`` holds its size and sha256. The sidecar is put in place first; where it
+replaces another it also names the file that was there, so that a crash between the two renames
+leaves a pair that verifies.
+
+Saving costs one pass of the state through sha256 and the disk, loading one more to verify.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any, BinaryIO, TypeAlias
+
+import torch
+
+from lmkit.errors import LmkitError, MismatchError, MissingFileError
+from lmkit.lm.durable import durable_file, refused, write_durably
+
+Notice: TypeAlias = Callable[[str], None]
+
+TAKE_ANOTHER = "take an earlier one; --load_checkpoint latest takes the newest that is whole"
+CHECKPOINT_NAME = re.compile(r"checkpoint_(\d+)\.pt")
+
+
+def save_checkpoint(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    iteration: int,
+    out: str | os.PathLike[str] | BinaryIO | IO[bytes],
+) -> None:
+    """Save any module and optimizer, after ``iteration`` steps, to a path or a binary file."""
+    state = {
+        "model": uncompiled(model).state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "iteration": int(iteration),
+    }
+    if isinstance(out, str | os.PathLike):
+        write_checkpoint(Path(out), state)
+    else:
+        torch.save(state, out)
+
+
+def load_checkpoint(
+    src: str | os.PathLike[str] | BinaryIO | IO[bytes],
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> int:
+    """Put a saved state back into a module and its optimizer; the number of steps it had taken.
+
+    Both are left as they were when the checkpoint is of another shape.
+    """
+    if isinstance(src, str | os.PathLike):
+        state, name = read_checkpoint(Path(src)), str(src)
+    else:
+        state, name = _unpack(src, "the checkpoint"), "the checkpoint"
+    restore(state, model, optimizer, name)
+    return int(state["iteration"])
+
+
+def restore(
+    state: Mapping[str, Any],
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    name: str,
+) -> None:
+    """Copy the tensors of a checkpoint into a module and its optimizer, or touch neither."""
+    model = uncompiled(model)
+    differences = _shape_differences(model.state_dict(), state["model"])
+    if differences:
+        raise MismatchError(f"{name} is of another model: {'; '.join(differences)}")
+    if optimizer is not None:
+        try:
+            optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise MismatchError(f"{name} is of another optimizer: {error}") from error
+    model.load_state_dict(state["model"])
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state and its sidecar; afterwards either both are new or the old pair still holds."""
+    with durable_file(path) as file:
+        hashed = _HashedFile(file)
+        torch.save(dict(state), hashed)
+        hashed.finish()
+        sidecar: dict[str, Any] = {"size": hashed.size, "sha256": hashed.sha256.hexdigest()}
+        if path.exists():
+            sidecar["replaces"] = _identity(path)
+        # torch.save is done and this block's end renames, so the sidecar is first by one rename.
+        file.flush()
+        os.fsync(file.fileno())
+        write_durably(sidecar_path(path), json.dumps(sidecar, indent=1).encode() + b"\n")
+
+
+def read_checkpoint(path: Path, notice: Notice | None = None) -> dict[str, Any]:
+    """The state in a checkpoint, on the CPU, verified against its sidecar.
+
+    ``notice`` is told when there is no sidecar to verify against; by default it is a warning.
+    """
+    try:
+        with path.open("rb") as file:
+            _verify(path, file, notice or _warn)
+            file.seek(0)
+            return _unpack(file, str(path))
+    except FileNotFoundError as error:
+        raise MissingFileError(f"there is no checkpoint at {path}") from error
+    except OSError as error:
+        if isinstance(error, LmkitError):
+            raise
+        raise refused("read", path, error) from error
+
+
+def checkpoints_in(folder: Path) -> list[tuple[int, Path]]:
+    """The checkpoints of a folder with their iterations, newest first."""
+    if not folder.is_dir():
+        return []
+    found = ((CHECKPOINT_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
+
+
+def read_latest(folder: Path, notice: Notice | None = None) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint of a folder that verifies; ``notice`` hears which were passed over."""
+    notice = notice or _warn
+    candidates = checkpoints_in(folder)
+    for _, path in candidates:
+        try:
+            return path, read_checkpoint(path, notice)
+        except MismatchError as error:
+            notice(f"passed over {path.name}: {error}")
+    if candidates:
+        raise MismatchError(f"none of the {len(candidates)} checkpoints in {folder} verifies")
+    raise MissingFileError(f"there is no checkpoint in {folder}")
+
+
+def sidecar_path(path: Path) -> Path:
+    """Where the size and sha256 of a checkpoint stand."""
+    return path.with_name(f"{path.name}.json")
+
+
+def uncompiled(model: torch.nn.Module) -> torch.nn.Module:
+    """The module itself, so that no saved name begins with what ``torch.compile`` puts before."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, torch.nn.Module) else model
+
+
+class _HashedFile:
+    """Takes the sha256 of all that is written through it.
+
+    An error of the disk is kept for ``finish``: raised inside ``torch.save`` it would be replaced
+    there by an internal error about positions, and the reader would never learn the disk is full.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._error: OSError | None = None
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def write(self, content: bytes) -> int:
+        if self._error is None:
+            try:
+                self._file.write(content)
+            except OSError as error:
+                self._error = error
+            self.sha256.update(content)
+        self.size += len(content)
+        return len(content)
+
+    def flush(self) -> None:
+        """Nothing is held back here; the file is flushed when it is whole."""
+
+    def finish(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+def _verify(path: Path, file: BinaryIO, notice: Notice) -> None:
+    """Raise unless the sidecar vouches for the file; without a sidecar, say so."""
+    try:
+        sidecar = json.loads(sidecar_path(path).read_bytes())
+        vouched = [sidecar, sidecar["replaces"]] if "replaces" in sidecar else [sidecar]
+        known = {(entry["size"], entry["sha256"]) for entry in vouched}
+    except FileNotFoundError:
+        notice(f"{path} has no sidecar {path.name}.json: loaded without verifying it")
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise MismatchError(f"the sidecar {sidecar_path(path)} is damaged") from error
+    size = os.fstat(file.fileno()).st_size
+    if all(size != known_size for known_size, _ in known):
+        raise MismatchError(
+            f"the checkpoint {path} is damaged: it has {size:,} bytes, "
+            f"its sidecar says {sidecar['size']:,}",
+            hint=TAKE_ANOTHER,
+        )
+    if (size, hashlib.file_digest(file, "sha256").hexdigest()) not in known:
+        raise MismatchError(
+            f"the checkpoint {path} is damaged: its sha256 is not the one its sidecar holds",
+            hint=TAKE_ANOTHER,
+        )
+
+
+def _unpack(file: BinaryIO | IO[bytes], name: str) -> dict[str, Any]:
+    """Read the archive ``torch.save`` made, taking nothing but plain data from it."""
+    if not zipfile.is_zipfile(file):
+        raise MismatchError(f"the checkpoint {name} is damaged: it is not a whole archive")
+    file.seek(0)
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MismatchError(f"the checkpoint {name} cannot be read: {reason}") from error
+    missing = [key for key in ("model", "iteration") if key not in _mapping(state)]
+    if missing:
+        raise MismatchError(f"{name} is not a checkpoint of lmkit: it has no {missing[0]!r}")
+    return dict(state)
+
+
+def _mapping(state: object) -> Mapping[str, Any]:
+    return state if isinstance(state, Mapping) else {}
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    """Size and sha256 of a file as it stands."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"size": os.fstat(file.fileno()).st_size, "sha256": digest}
+
+
+def _shape_differences(
+    ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]
+) -> list[str]:
+    """A phrase for each parameter that only one side has or that differs in shape."""
+    phrases = [f"it has no {name}" for name in ours.keys() - theirs.keys()]
+    phrases += [f"the model has no {name}" for name in theirs.keys() - ours.keys()]
+    phrases += [
+        f"{name} is {tuple(theirs[name].shape)}, the model's {tuple(ours[name].shape)}"
+        for name in ours.keys() & theirs.keys()
+        if ours[name].shape != theirs[name].shape
+    ]
+    return sorted(phrases)
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, stacklevel=4)
