@@ -46,6 +46,16 @@ pub enum Error {
         /// The token, printable.
         token: String,
     },
+    /// One id stands for two tokens.
+    #[error("token id {id} is given to both {first} and {second}")]
+    DuplicateId {
+        /// The id.
+        id: u32,
+        /// The token that had it, printable.
+        first: String,
+        /// The token that was given it too, printable.
+        second: String,
+    },
     /// An id that an int32 cannot hold.
     #[error("token id {id} is larger than 2147483647, the largest an int32 holds")]
     IdTooLarge {
@@ -171,6 +181,7 @@ impl Error {
             Self::MissingFile { .. } => ErrorKind::MissingFile,
             Self::MissingByte { .. }
             | Self::DuplicateToken { .. }
+            | Self::DuplicateId { .. }
             | Self::IdTooLarge { .. }
             | Self::EmptyToken { .. }
             | Self::UnknownMergeToken { .. }

@@ -1,10 +1,14 @@
 //! From raw text to token ids: lmkit's core.
 
+pub mod byte_alphabet;
 pub mod cut;
+pub mod durable;
 pub mod error;
 pub mod pretokenize;
 pub mod progress;
+mod tokenizer_json;
 pub mod vocabulary;
+pub mod vocabulary_files;
 
 #[cfg(feature = "python")]
 mod python;

@@ -78,7 +78,14 @@ impl Vocabulary {
             if by_id.len() <= place {
                 by_id.resize(place + 1, None);
             }
-            by_id[place] = Some(token);
+            if let Some(other) = by_id[place].replace(token) {
+                let second = by_id[place].as_deref().unwrap_or_default();
+                return Err(Error::DuplicateId {
+                    id,
+                    first: printable(&other),
+                    second: printable(second),
+                });
+            }
         }
         let mut byte_ids = [0; 256];
         for byte in 0..=255 {

@@ -7,6 +7,7 @@
 mod pattern;
 
 use crate::error::Result;
+pub(crate) use pattern::O200K;
 pub use pattern::Pattern;
 use pattern::Walk;
 

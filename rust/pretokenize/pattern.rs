@@ -14,7 +14,7 @@ pub(super) const CL100K: &str = concat!(
     r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
 );
 /// tiktoken's `o200k_base`.
-pub(super) const O200K: &str = concat!(
+pub(crate) const O200K: &str = concat!(
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",

@@ -1,0 +1,274 @@
+//! Hugging Face's `tokenizer.json`: byte-level BPE in, byte-level BPE out.
+//!
+//! Reads what it can reproduce exactly and refuses the rest by name; writes what Hugging Face
+//! `tokenizers` and `transformers` load as it is, giving the same ids.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::ser::{SerializeMap, Serializer};
+use serde_json::{Value, json};
+
+use crate::byte_alphabet::unspell;
+use crate::error::{Error, Result};
+use crate::vocabulary::Vocabulary;
+use crate::vocabulary_files::{Entries, OrderedEntries, TokenizerParts, malformed};
+
+/// `cl100k` in Ruby's dialect, which Hugging Face uses: there `{1,3}+` is no possessive and `$`
+/// stands before every newline.
+const CL100K_RUBY: &str = concat!(
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*",
+    r"|\s+\z|\s*[\r\n]|\s+(?!\S)|\s",
+);
+/// `o200k` needs no translation.
+const O200K_RUBY: &str = crate::pretokenize::O200K;
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    model: Model,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    dropout: Option<f64>,
+    #[serde(default)]
+    continuing_subword_prefix: Option<String>,
+    #[serde(default)]
+    end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    byte_fallback: bool,
+    #[serde(default)]
+    ignore_merges: bool,
+    vocab: OrderedEntries,
+    merges: Vec<Pair>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Pair {
+    Joined(String),
+    Sides(String, String),
+}
+
+/// Reads `bytes`, the content of the file at `path`.
+pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<TokenizerParts> {
+    let kind = serde_json::from_slice::<Value>(bytes)
+        .map_err(|why| malformed(path, format!("not a tokenizer.json: {why}")))?;
+    if let Some(kind) = kind["model"]["type"].as_str().filter(|&kind| kind != "BPE") {
+        let why = format!("a {kind} model; lmkit has byte-level BPE only");
+        return Err(malformed(path, why));
+    }
+    let file: File = serde_json::from_slice(bytes)
+        .map_err(|why| malformed(path, format!("not a tokenizer.json of a BPE model: {why}")))?;
+    if let Some(why) = unsupported(&file) {
+        return Err(malformed(path, why));
+    }
+    let pattern = pattern_of(&file.pre_tokenizer).map_err(|why| malformed(path, why))?;
+    let vocabulary = vocabulary_of(path, &file)?;
+    let special_tokens = file.added_tokens.into_iter().map(|added| (added.content, added.id));
+    Ok(TokenizerParts {
+        vocabulary,
+        special_tokens: special_tokens.collect(),
+        pattern: Some(pattern),
+    })
+}
+
+/// The first feature that would change ids and that lmkit does not have.
+fn unsupported(file: &File) -> Option<String> {
+    let model = &file.model;
+    if model.kind.as_deref().is_some_and(|kind| kind != "BPE") {
+        return Some("not a BPE model".into());
+    }
+    if !file.normalizer.is_null() {
+        return Some(format!(
+            "has a normalizer ({}), which lmkit does not",
+            file.normalizer["type"]
+        ));
+    }
+    if model.dropout.is_some_and(|dropout| dropout > 0.0) {
+        return Some("merges with dropout, which gives other ids at every call".into());
+    }
+    let affix = |affix: &Option<String>| affix.as_ref().is_some_and(|text| !text.is_empty());
+    if affix(&model.continuing_subword_prefix) || affix(&model.end_of_word_suffix) {
+        return Some("marks the parts of words, so it is not byte-level BPE".into());
+    }
+    if model.byte_fallback {
+        return Some("falls back to bytes, so it is not byte-level BPE".into());
+    }
+    if model.ignore_merges {
+        return Some(
+            "takes whole words before merging (ignore_merges), which lmkit does not".into(),
+        );
+    }
+    let odd = file.added_tokens.iter().find(|t| t.single_word || t.lstrip || t.rstrip)?;
+    Some(format!(
+        "added token {:?} strips or matches whole words, which lmkit does not",
+        odd.content
+    ))
+}
+
+/// The pattern's name or regular expression, from the pre-tokenizer.
+fn pattern_of(pre_tokenizer: &Value) -> Result<String, String> {
+    let steps: Vec<&Value> = match pre_tokenizer["type"].as_str() {
+        Some("Sequence") => {
+            pre_tokenizer["pretokenizers"].as_array().into_iter().flatten().collect()
+        }
+        _ => vec![pre_tokenizer],
+    };
+    let byte_level = |step: &Value, splits: bool| {
+        step["type"] == "ByteLevel"
+            && step["add_prefix_space"] == false
+            && step["use_regex"].as_bool().unwrap_or(true) == splits
+    };
+    match steps[..] {
+        [only] if byte_level(only, true) => Ok("gpt2".into()),
+        [split, last]
+            if split["type"] == "Split"
+                && split["behavior"] == "Isolated"
+                && split["invert"] == false
+                && byte_level(last, false) =>
+        {
+            let regex = split["pattern"]["Regex"].as_str();
+            regex.map(named).ok_or_else(|| "splits by a string, which lmkit does not".into())
+        }
+        _ => Err("its pre-tokenizer is not byte-level splitting by one pattern".into()),
+    }
+}
+
+fn named(regex: &str) -> String {
+    match regex {
+        CL100K_RUBY => "cl100k".into(),
+        O200K_RUBY => "o200k".into(),
+        other => other.into(),
+    }
+}
+
+fn vocabulary_of(path: &Path, file: &File) -> Result<Vocabulary> {
+    let mut tokens: Vec<(u32, Vec<u8>)> = Vec::with_capacity(file.model.vocab.0.len());
+    let added =
+        |id: u32, key: &str| file.added_tokens.iter().any(|t| t.id == id && t.content == key);
+    for (key, id) in &file.model.vocab.0 {
+        let text = added(*id, key);
+        let bytes = if text { None } else { unspell(key).ok() };
+        tokens.push((*id, bytes.unwrap_or_else(|| key.clone().into_bytes())));
+    }
+    for token in &file.added_tokens {
+        let known = file.model.vocab.0.iter().find(|(key, _)| *key == token.content);
+        match known {
+            None => tokens.push((token.id, token.content.clone().into_bytes())),
+            Some((_, id)) if *id == token.id => {}
+            Some((_, id)) => {
+                let why = format!("added token {:?} has ids {id} and {}", token.content, token.id);
+                return Err(malformed(path, why));
+            }
+        }
+    }
+    let mut merges = Vec::with_capacity(file.model.merges.len());
+    for (place, pair) in file.model.merges.iter().enumerate() {
+        let sides = match pair {
+            Pair::Joined(text) => text.split_once(' '),
+            Pair::Sides(left, right) => Some((left.as_str(), right.as_str())),
+        };
+        let bytes = sides.and_then(|(l, r)| Some((unspell(l).ok()?, unspell(r).ok()?)));
+        merges.push(bytes.ok_or_else(|| {
+            malformed(path, format!("merge {place} is not two tokens in GPT-2's byte alphabet"))
+        })?);
+    }
+    Vocabulary::from_merges(tokens, merges).map_err(|error| match error {
+        Error::UnknownMergeToken { .. } => malformed(path, error.to_string()),
+        other => malformed(path, other.to_string()),
+    })
+}
+
+/// The bytes of a `tokenizer.json`.
+pub(crate) fn write(
+    entries: &Entries,
+    merges: &[(String, String)],
+    special_tokens: &[(String, u32)],
+    pattern: &str,
+) -> serde_json::Result<Vec<u8>> {
+    let vocab: serde_json::Map<String, Value> =
+        entries.iter().map(|(key, id)| (key.clone(), json!(id))).collect();
+    let added: Vec<Value> = special_tokens
+        .iter()
+        .map(|(content, id)| {
+            json!({
+                "id": id, "content": content, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": true,
+            })
+        })
+        .collect();
+    let file = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": null,
+        "pre_tokenizer": pre_tokenizer(pattern),
+        "post_processor": null,
+        "decoder": byte_level(true),
+        "model": {
+            "type": "BPE",
+            "dropout": null,
+            "unk_token": null,
+            "continuing_subword_prefix": null,
+            "end_of_word_suffix": null,
+            "fuse_unk": false,
+            "byte_fallback": false,
+            "ignore_merges": false,
+            "vocab": vocab,
+            "merges": merges,
+        },
+    });
+    serde_json::to_vec(&file)
+}
+
+fn byte_level(splits: bool) -> Value {
+    json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits })
+}
+
+fn pre_tokenizer(pattern: &str) -> Value {
+    let regex = match pattern {
+        "gpt2" => return byte_level(true),
+        "cl100k" => CL100K_RUBY,
+        "o200k" => O200K_RUBY,
+        regex => regex,
+    };
+    let split = json!({
+        "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false,
+    });
+    json!({ "type": "Sequence", "pretokenizers": [split, byte_level(false)] })
+}
+
+/// `entries` as one JSON object, in their order.
+pub(crate) fn object(entries: &Entries) -> serde_json::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut serializer = serde_json::Serializer::new(&mut bytes);
+    let mut map = serializer.serialize_map(Some(entries.len()))?;
+    for (key, id) in entries {
+        map.serialize_entry(key, id)?;
+    }
+    map.end()?;
+    Ok(bytes)
+}
