@@ -3,51 +3,125 @@
 //! A [`Scheme`] is a splitting rule. Its pretokens cover the text without gaps, so a pretoken is
 //! told by its end alone. A text is one stretch between special tokens: its end counts as the end
 //! of everything for look-ahead.
+//!
+//! The known schemes have scanners by hand ([`gpt2`], [`gpt4`]), which ask the kernels of
+//! [`window`] what 64 bytes at a time are; any other regular expression goes through a library
+//! ([`pattern`]). Each scanner by hand is two: one by windows, and one by character for what the
+//! windows leave (pretokens longer than one, and rare marks and digits). Tests hold both against
+//! the regular expression.
 
+mod classes;
+mod gpt2;
+mod gpt4;
 mod pattern;
+mod window;
 
 use crate::error::Result;
-pub(crate) use pattern::O200K;
+use classes::Classes;
+use gpt2::Gpt2;
+use gpt4::Gpt4;
 pub use pattern::Pattern;
 use pattern::Walk;
+pub use window::Kernel;
 
 /// A rule that splits text into pretokens.
 #[derive(Debug, Clone)]
 pub enum Scheme {
-    /// GPT-2's.
-    Gpt2(Pattern),
-    /// tiktoken's `cl100k_base`, as tiktoken 0.14 has it.
-    Cl100k(Pattern),
+    /// GPT-2's, which is also that of `r50k_base` and `p50k_base`.
+    Gpt2,
+    /// tiktoken's `cl100k_base`, as tiktoken 0.14 has it: whitespace at the end of a text is one
+    /// pretoken, line breaks or not.
+    Cl100k,
+    /// `cl100k_base` as first published, which parts whitespace at the end after a line break.
+    Cl100kFirst,
     /// tiktoken's `o200k_base`.
-    O200k(Pattern),
+    O200k,
     /// Any other regular expression.
     Regex(Pattern),
 }
 
+/// The regular expressions known to mean the same as a scanner by hand. The first one of each
+/// scheme is the one that defines it.
+const GPT2: [&str; 4] = [
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
+];
+const CL100K: [&str; 1] = [concat!(
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+",
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+)];
+const CL100K_FIRST: [&str; 3] = [
+    concat!(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+    concat!(
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}",
+        r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+    ),
+    concat!(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+    ),
+];
+pub(crate) const O200K: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+
 impl Scheme {
-    /// `gpt2`, `cl100k`, `o200k`, or a regular expression.
+    /// `gpt2`, `cl100k`, `o200k`, or a regular expression, which gets a scanner by hand where it is
+    /// known to mean the same as one.
     pub fn new(name_or_regex: &str) -> Result<Self> {
         Ok(match name_or_regex {
-            "gpt2" => Self::Gpt2(Pattern::new(pattern::GPT2)?),
-            "cl100k" => Self::Cl100k(Pattern::new(pattern::CL100K)?),
-            "o200k" => Self::O200k(Pattern::new(pattern::O200K)?),
+            "gpt2" => Self::Gpt2,
+            "cl100k" => Self::Cl100k,
+            "o200k" => Self::O200k,
+            regex if GPT2.contains(&regex) => Self::Gpt2,
+            regex if CL100K.contains(&regex) => Self::Cl100k,
+            regex if CL100K_FIRST.contains(&regex) => Self::Cl100kFirst,
+            O200K => Self::O200k,
             regex => Self::Regex(Pattern::new(regex)?),
         })
     }
 
-    /// The name, or the regular expression: what [`Scheme::new`] takes and files record.
+    /// The name, or the regular expression where there is none: what [`Scheme::new`] takes and
+    /// files record.
     pub fn name(&self) -> &str {
         match self {
-            Self::Gpt2(_) => "gpt2",
-            Self::Cl100k(_) => "cl100k",
-            Self::O200k(_) => "o200k",
+            Self::Gpt2 => "gpt2",
+            Self::Cl100k => "cl100k",
+            Self::O200k => "o200k",
+            Self::Cl100kFirst | Self::Regex(_) => self.regex(),
+        }
+    }
+
+    /// The regular expression that says the same, for files of other tools.
+    pub fn regex(&self) -> &str {
+        match self {
+            Self::Gpt2 => GPT2[0],
+            Self::Cl100k => CL100K[0],
+            Self::Cl100kFirst => CL100K_FIRST[0],
+            Self::O200k => O200K,
             Self::Regex(pattern) => pattern.as_str(),
         }
     }
 
     /// A scanner over `text`, from its start.
     pub fn scanner<'s, 't>(&'s self, text: &'t str) -> Scanner<'s, 't> {
-        Scanner { scheme: self, text, at: 0, walk: Walk::default() }
+        let rule = match self {
+            Self::Gpt2 => Rule::Gpt2(Gpt2::new()),
+            Self::Cl100k => Rule::Gpt4(Gpt4::cl100k()),
+            Self::Cl100kFirst => Rule::Gpt4(Gpt4::cl100k_first()),
+            Self::O200k => Rule::Gpt4(Gpt4::o200k()),
+            Self::Regex(pattern) => Rule::Regex(pattern, Walk::default()),
+        };
+        Scanner { rule, kernel: Kernel::best(), text, at: 0 }
     }
 
     /// Whether the boundary between these two neighbouring characters splits any text into two that
@@ -55,11 +129,12 @@ impl Scheme {
     /// nothing else of the text, so that two readers of neighbouring slices find the same point.
     /// Always false for a [`Scheme::Regex`], of which nothing is known.
     pub fn is_cut(&self, before: char, after: char) -> bool {
+        let class = |character| Classes::get().of(u32::from(character));
+        let (left, right) = (class(before), class(after));
         match self {
-            Self::Gpt2(_) => !before.is_whitespace() && after.is_whitespace(),
-            Self::Cl100k(_) | Self::O200k(_) => {
-                !before.is_whitespace() && after.is_whitespace() && after != '\r' && after != '\n'
-            }
+            Self::Gpt2 => Gpt2::is_cut(left, right, before == '\''),
+            Self::Cl100k | Self::Cl100kFirst => Gpt4::is_cut(false, left, right, after),
+            Self::O200k => Gpt4::is_cut(true, left, right, after),
             Self::Regex(_) => false,
         }
     }
@@ -68,25 +143,42 @@ impl Scheme {
 /// Walks a text from pretoken to pretoken.
 #[derive(Debug)]
 pub struct Scanner<'s, 't> {
-    scheme: &'s Scheme,
+    rule: Rule<'s>,
+    kernel: Kernel,
     text: &'t str,
     at: usize,
-    walk: Walk,
+}
+
+#[derive(Debug)]
+enum Rule<'s> {
+    Gpt2(Gpt2),
+    Gpt4(Gpt4),
+    Regex(&'s Pattern, Walk),
 }
 
 impl Scanner<'_, '_> {
+    /// The same with the instructions of `kernel`: to compare kernels, which all find the same.
+    #[must_use]
+    pub fn with_kernel(self, kernel: Kernel) -> Self {
+        Self { kernel, ..self }
+    }
+
     /// Writes the ends (byte offsets in the text) of the next pretokens to `ends` and returns how
     /// many; fewer than `ends.len()` only when the text is used up.
     pub fn fill(&mut self, ends: &mut [usize]) -> Result<usize> {
-        let pattern = match self.scheme {
-            Scheme::Gpt2(p) | Scheme::Cl100k(p) | Scheme::O200k(p) | Scheme::Regex(p) => p,
-        };
-        let mut count = 0;
-        while count < ends.len() && self.at < self.text.len() {
-            self.at = self.walk.next_end(pattern, self.text, self.at)?;
-            ends[count] = self.at;
-            count += 1;
+        let text = self.text.as_bytes();
+        match &mut self.rule {
+            Rule::Gpt2(rule) => Ok(self.kernel.fill(rule, text, &mut self.at, ends)),
+            Rule::Gpt4(rule) => Ok(self.kernel.fill(rule, text, &mut self.at, ends)),
+            Rule::Regex(pattern, walk) => {
+                let mut count = 0;
+                while count < ends.len() && self.at < self.text.len() {
+                    self.at = walk.next_end(pattern, self.text, self.at)?;
+                    ends[count] = self.at;
+                    count += 1;
+                }
+                Ok(count)
+            }
         }
-        Ok(count)
     }
 }

@@ -1,26 +1,9 @@
 //! Any regular expression as a splitting rule, through the `fancy-regex` crate.
 //!
-//! Tens of times slower than the scanners by hand, whose oracle it is in the tests.
+//! Some hundred times slower than the scanners by hand, whose oracle it is in the tests. A pattern
+//! may backtrack a million times for one pretoken; then it is given up with an error.
 
 use crate::error::{Error, Result};
-
-/// GPT-2's pattern.
-pub(super) const GPT2: &str =
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-/// tiktoken 0.14's `cl100k_base`. Unlike the first published form it keeps whitespace at the end
-/// of a text whole, newlines or not (`\s++$`).
-pub(super) const CL100K: &str = concat!(
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+",
-    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
-);
-/// tiktoken's `o200k_base`.
-pub(crate) const O200K: &str = concat!(
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-);
 
 /// A compiled regular expression.
 #[derive(Debug, Clone)]

@@ -1,0 +1,373 @@
+//! 64 bytes at a time: which of them are what, as the bits of a `u64`; bit i is byte i.
+//!
+//! A scanner lays a window at a pretoken's start, asks for masks of its bytes, finds with shifts
+//! and carries every start of a pretoken that is certain within it, and lays the next window at the
+//! last of these. A window is thus a text of its own and nothing is carried from one to the next:
+//! what that costs, the bytes of the last pretoken looked at twice, buys all the traps at block
+//! edges. A pretoken longer than a window is left to [`Rule::next_end`], which walks by character.
+//!
+//! [`Window`] is the only thing that knows the processor. The kernels: AVX2, chosen at run time,
+//! and words of eight bytes, which run anywhere.
+
+#![expect(unsafe_code, reason = "vector instructions that were detected at run time")]
+
+use super::classes::{Class, Classes};
+
+/// Bytes in a window.
+pub(super) const WIDTH: usize = 64;
+
+/// 64 bytes that can be asked where they are what.
+pub(super) trait Window: Copy {
+    /// Looks at these bytes.
+    fn new(bytes: &[u8; WIDTH]) -> Self;
+    /// Where a byte is this one, below 0x80.
+    fn is(self, byte: u8) -> u64;
+    /// Where a byte is one of these, both ends included and below 0x80.
+    fn within(self, first: u8, last: u8) -> u64;
+    /// Where a byte is an ASCII letter.
+    fn letters(self) -> u64;
+    /// Where a byte is part of a character beyond ASCII.
+    fn non_ascii(self) -> u64;
+}
+
+/// A splitting rule: what it makes of a window, and of a single pretoken.
+pub(super) trait Rule {
+    /// The ends of pretokens in a window that begins with a pretoken, bit by bit: what is set is
+    /// certain, and all before the last one set are there. The window is filled up with spaces after
+    /// `len`; `len` < 64 tells that the text ends there, which is then an end too (bit `len`).
+    fn ends<W: Window>(&self, bytes: &[u8; WIDTH], len: usize) -> u64;
+
+    /// The end of the pretoken that starts at `at`, found character by character.
+    fn next_end(&self, text: &[u8], at: usize) -> usize;
+}
+
+/// The instructions a scanner uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kernel(Kind);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+impl Kernel {
+    /// The fastest that this processor can run.
+    pub fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("popcnt")
+        {
+            return Self(Kind::Avx2);
+        }
+        Self::PORTABLE
+    }
+
+    /// The one that every processor runs.
+    pub const PORTABLE: Self = Self(Kind::Portable);
+
+    /// Writes the ends of the pretokens from `at` on to `ends`, as many as fit, moves `at` behind
+    /// the last of them, and returns how many there are.
+    pub(super) fn fill<R: Rule>(
+        self,
+        rule: &R,
+        text: &[u8],
+        at: &mut usize,
+        ends: &mut [usize],
+    ) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: only `best` makes this kernel, and only where these features were detected.
+            Kind::Avx2 => unsafe { fill_avx2(rule, text, at, ends) },
+            Kind::Portable => fill::<Portable, R>(rule, text, at, ends),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn fill_avx2<R: Rule>(rule: &R, text: &[u8], at: &mut usize, ends: &mut [usize]) -> usize {
+    fill::<Avx2, R>(rule, text, at, ends)
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the kernel's instructions are those of its caller")]
+fn fill<W: Window, R: Rule>(rule: &R, text: &[u8], at: &mut usize, ends: &mut [usize]) -> usize {
+    let mut count = 0;
+    while *at < text.len() && count < ends.len() {
+        let rest = &text[*at..];
+        let found = if let Some(window) = rest.first_chunk::<WIDTH>() {
+            rule.ends::<W>(window, WIDTH)
+        } else {
+            let mut window = [b' '; WIDTH];
+            window[..rest.len()].copy_from_slice(rest);
+            rule.ends::<W>(&window, rest.len())
+        };
+        if found == 0 {
+            *at = rule.next_end(text, *at);
+            ends[count] = *at;
+            count += 1;
+        } else {
+            let written = write_positions(found, *at, &mut ends[count..]);
+            count += written;
+            *at = ends[count - 1];
+        }
+    }
+    count
+}
+
+/// Writes `base` + the position of each bit, as many as fit, and returns how many were written.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the kernel's instructions are those of its caller")]
+fn write_positions(mut bits: u64, base: usize, out: &mut [usize]) -> usize {
+    let count = bits.count_ones() as usize;
+    let mut position = || {
+        let position = base + bits.trailing_zeros() as usize;
+        bits &= bits.wrapping_sub(1);
+        position
+    };
+    // Sixteen without a question, then eight by eight: a loop that ends after as many rounds as
+    // there are bits is mispredicted once a window. English has thirteen.
+    let Some(room) = out.get_mut(..count.next_multiple_of(8).max(16)) else {
+        let fitting = count.min(out.len());
+        out[..fitting].fill_with(position);
+        return fitting;
+    };
+    let (first, more) = room.split_at_mut(16);
+    first.fill_with(&mut position);
+    for eight in more.chunks_exact_mut(8) {
+        eight.fill_with(&mut position);
+    }
+    count
+}
+
+/// The lowest `count` bits; all of them from 64 on.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "one instruction where it is used")]
+pub(super) fn lowest(count: usize) -> u64 {
+    if count >= WIDTH { !0 } else { (1 << count) - 1 }
+}
+
+/// The bit at `position`; none from 64 on.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "a few instructions where it is used")]
+pub(super) fn bit(position: usize) -> u64 {
+    if position < WIDTH { 1 << position } else { 0 }
+}
+
+/// Calls `each` with the class of every character beyond ASCII and the bits of its bytes, and
+/// returns where the first one begins that reaches beyond the window, or else `len`.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the kernel's instructions are those of its caller")]
+pub(super) fn decode(
+    classes: &Classes,
+    bytes: &[u8; WIDTH],
+    len: usize,
+    mut non_ascii: u64,
+    mut each: impl FnMut(Class, u64),
+) -> usize {
+    while non_ascii != 0 {
+        let at = non_ascii.trailing_zeros() as usize;
+        let width = match bytes[at] {
+            ..0xe0 => 2,
+            0xe0..0xf0 => 3,
+            _ => 4,
+        };
+        if at + width > WIDTH {
+            return at;
+        }
+        let bits = lowest(width) << at;
+        each(classes.at(bytes, at).0, bits);
+        non_ascii &= !bits;
+    }
+    len
+}
+
+/// Moves the bits that stand on the last byte of a character to its first. `continuation` are the
+/// bytes of characters that are not their first.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "a few instructions where it is used")]
+pub(super) fn first_bytes(mut last: u64, continuation: u64) -> u64 {
+    // A character has at most three bytes that continue it.
+    for _ in 0..3 {
+        last = (last & !continuation) | (last & continuation) >> 1;
+    }
+    last
+}
+
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Avx2([std::arch::x86_64::__m256i; 2]);
+
+#[cfg(target_arch = "x86_64")]
+#[expect(clippy::inline_always, reason = "the instructions are those of `fill_avx2`")]
+#[expect(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "bytes and bits, no numbers")]
+mod avx2 {
+    use std::arch::x86_64::{
+        __m256i, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_min_epu8, _mm256_movemask_epi8,
+        _mm256_or_si256, _mm256_set1_epi8, _mm256_sub_epi8,
+    };
+
+    use super::{Avx2, WIDTH, Window};
+
+    impl Window for Avx2 {
+        #[inline(always)]
+        fn new(bytes: &[u8; WIDTH]) -> Self {
+            let (low, high) = bytes.split_at(WIDTH / 2);
+            // SAFETY: both halves are 32 bytes long and the load asks for no alignment; the code is
+            // reached through `fill_avx2` alone, so the processor has AVX2.
+            unsafe {
+                Self([
+                    _mm256_loadu_si256(low.as_ptr().cast()),
+                    _mm256_loadu_si256(high.as_ptr().cast()),
+                ])
+            }
+        }
+
+        #[inline(always)]
+        fn is(self, byte: u8) -> u64 {
+            // SAFETY: reached through `fill_avx2` alone, so the processor has AVX2.
+            bits(
+                self.0.map(|half| unsafe { _mm256_cmpeq_epi8(half, _mm256_set1_epi8(byte as i8)) }),
+            )
+        }
+
+        #[inline(always)]
+        fn within(self, first: u8, last: u8) -> u64 {
+            bits(self.0.map(|half| within(half, first, last)))
+        }
+
+        #[inline(always)]
+        fn letters(self) -> u64 {
+            bits(self.0.map(|half| {
+                // SAFETY: reached through `fill_avx2` alone, so the processor has AVX2.
+                let lower = unsafe { _mm256_or_si256(half, _mm256_set1_epi8(0x20)) };
+                within(lower, b'a', b'z')
+            }))
+        }
+
+        #[inline(always)]
+        fn non_ascii(self) -> u64 {
+            bits(self.0)
+        }
+    }
+
+    #[inline(always)]
+    fn within(half: __m256i, first: u8, last: u8) -> __m256i {
+        // SAFETY: reached through `fill_avx2` alone, so the processor has AVX2.
+        unsafe {
+            let above = _mm256_sub_epi8(half, _mm256_set1_epi8(first as i8));
+            let capped = _mm256_min_epu8(above, _mm256_set1_epi8((last - first) as i8));
+            _mm256_cmpeq_epi8(capped, above)
+        }
+    }
+
+    /// The highest bit of each byte.
+    #[inline(always)]
+    fn bits(halves: [__m256i; 2]) -> u64 {
+        // SAFETY: reached through `fill_avx2` alone, so the processor has AVX2.
+        let [low, high] = halves.map(|half| unsafe { _mm256_movemask_epi8(half) } as u32);
+        u64::from(high) << 32 | u64::from(low)
+    }
+}
+
+/// Eight words of eight bytes.
+#[derive(Clone, Copy)]
+struct Portable([u64; 8]);
+
+/// This byte in each of eight.
+const fn repeat(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+impl Portable {
+    /// Where the highest bit of a byte is set in what `highest` makes of a word.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a dozen instructions in a loop of eight")]
+    fn bits(self, highest: impl Fn(u64) -> u64) -> u64 {
+        self.0.iter().rev().fold(0, |bits, &word| {
+            // The product brings the bit of byte i to bit 56 + i, and no two to the same place.
+            let gathered =
+                ((highest(word) & repeat(0x80)) >> 7).wrapping_mul(0x0102_0408_1020_4080);
+            bits << 8 | gathered >> 56
+        })
+    }
+}
+
+impl Window for Portable {
+    #[inline]
+    fn new(bytes: &[u8; WIDTH]) -> Self {
+        let (words, _) = bytes.as_chunks::<8>();
+        Self(std::array::from_fn(|index| u64::from_le_bytes(words[index])))
+    }
+
+    #[inline]
+    fn is(self, byte: u8) -> u64 {
+        self.bits(|word| {
+            let differs = word ^ repeat(byte);
+            !(((differs & repeat(0x7f)) + repeat(0x7f)) | differs)
+        })
+    }
+
+    #[inline]
+    fn within(self, first: u8, last: u8) -> u64 {
+        self.bits(|word| {
+            let ascii = word & repeat(0x7f);
+            (ascii + repeat(0x80 - first)) & !(ascii + repeat(0x7f - last)) & !word
+        })
+    }
+
+    #[inline]
+    fn letters(self) -> u64 {
+        Self(self.0.map(|word| word | repeat(0x20))).within(b'a', b'z')
+    }
+
+    #[inline]
+    fn non_ascii(self) -> u64 {
+        self.bits(|word| word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<W: Window>(bytes: &[u8; WIDTH]) {
+        let window = W::new(bytes);
+        let naive = |test: &dyn Fn(u8) -> bool| {
+            (0..WIDTH).fold(0, |bits, index| bits | u64::from(test(bytes[index])) << index)
+        };
+        assert_eq!(window.letters(), naive(&|byte| byte.is_ascii_alphabetic()));
+        assert_eq!(window.non_ascii(), naive(&|byte| !byte.is_ascii()));
+        for wanted in 0..0x80 {
+            assert_eq!(window.is(wanted), naive(&|byte| byte == wanted));
+            for last in wanted..0x80 {
+                let range = wanted..=last;
+                assert_eq!(window.within(wanted, last), naive(&|byte| range.contains(&byte)));
+            }
+        }
+    }
+
+    #[test]
+    fn every_kernel_finds_every_byte_and_range_at_every_place() {
+        for start in 0..=255u8 {
+            let bytes = std::array::from_fn(|index| {
+                start.wrapping_add(u8::try_from(index).unwrap().wrapping_mul(37))
+            });
+            check::<Portable>(&bytes);
+            #[cfg(target_arch = "x86_64")]
+            if Kernel::best() != Kernel::PORTABLE {
+                #[target_feature(enable = "avx2")]
+                fn check_avx2(bytes: &[u8; WIDTH]) {
+                    check::<Avx2>(bytes);
+                }
+                // SAFETY: `best` chose AVX2, so it was detected.
+                unsafe { check_avx2(&bytes) };
+            }
+        }
+    }
+}
