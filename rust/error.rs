@@ -141,6 +141,9 @@ pub enum Error {
         /// Byte offset in the (decompressed) text.
         offset: u64,
     },
+    /// Nothing to learn from.
+    #[error("the input holds no text to learn from")]
+    EmptyCorpus,
     /// An output that exists already.
     #[error("{}: already exists", path.display())]
     OutputExists {
@@ -187,6 +190,7 @@ impl Error {
             | Self::UnknownMergeToken { .. }
             | Self::UnknownId { .. }
             | Self::MalformedFile { .. }
+            | Self::EmptyCorpus
             | Self::NotUtf8 { .. } => ErrorKind::Malformed,
             Self::Io { .. } => ErrorKind::System,
             Self::Mismatch(_) => ErrorKind::Mismatch,

@@ -1,9 +1,12 @@
 //! From raw text to token ids: lmkit's core.
 
 pub mod byte_alphabet;
+pub mod count_pretokens;
 pub mod cut;
 pub mod durable;
 pub mod error;
+pub mod learn_merges;
+mod memory_hints;
 pub mod pretokenize;
 pub mod progress;
 mod tokenizer_json;

@@ -1,4 +1,5 @@
 //! One integration binary: a module per behaviour.
 #![expect(clippy::unwrap_used, reason = "a test that fails to unwrap has failed")]
 
+mod learn_merges;
 mod pretokenize;

@@ -1,0 +1,418 @@
+//! Counted pretokens → merges: byte-pair encoding learned exactly, most frequent pair first.
+//!
+//! All words lie in one array that never moves ([`words`]). A merge visits the places where its
+//! pair was seen when the younger of its symbols was made, and adds up what changes by neighbour,
+//! so that the table of pairs is touched once for each different neighbour ([`pairs`]). Pairs too
+//! rare to be merged before the vocabulary is full are neither listed nor counted: should the most
+//! frequent one ever fall below that threshold, everything is counted anew under a lower one.
+//!
+//! Memory: 2 bytes (4 from 65,534 tokens on) for each byte of the different words, 4 bytes for each
+//! place of a pair that is kept. One thread does the merging; the others help to set out.
+
+mod census;
+mod pairs;
+mod repeated;
+mod words;
+
+use rayon::ThreadPool;
+use rustc_hash::FxHashMap;
+
+use crate::byte_alphabet::gpt2_order;
+use crate::count_pretokens::PretokenCounts;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::vocabulary::Vocabulary;
+use pairs::{Best, Pairs, Tokens};
+use words::{Cell, Joined, Pair, Words};
+
+/// Which of the most frequent pairs is merged first, and how ids are given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TieBreak {
+    /// The greatest (left bytes, right bytes), the rule of the CS336 course. Ids: the 256 bytes in
+    /// GPT-2's order, the merges, the special tokens.
+    Lexicographic,
+    /// The smallest (left id, right id), the rule of Hugging Face's `BpeTrainer`. Ids: the special
+    /// tokens, the 256 bytes by the code point that stands for them, the merges.
+    HuggingFace,
+}
+
+impl TieBreak {
+    /// The rule called `name`.
+    pub fn new(name: &str) -> Result<Self> {
+        match name {
+            "lexicographic" => Ok(Self::Lexicographic),
+            "huggingface" => Ok(Self::HuggingFace),
+            _ => Err(Error::Usage(format!(
+                "--tie_break {name:?} is none of lexicographic, huggingface"
+            ))),
+        }
+    }
+}
+
+/// What to learn.
+#[derive(Debug, Clone)]
+pub struct LearnOptions {
+    /// How many tokens the vocabulary shall have, bytes and special tokens included.
+    pub vocab_size: usize,
+    /// Tokens that stand for themselves and are cut out of the text before counting.
+    pub special_tokens: Vec<String>,
+    /// The rule among equally frequent pairs.
+    pub tie_break: TieBreak,
+    /// Pairs rarer than this are not merged.
+    pub min_frequency: u64,
+}
+
+impl LearnOptions {
+    /// Refuses what cannot be learned, before any text is read.
+    pub fn check(&self) -> Result<()> {
+        let specials = &self.special_tokens;
+        for (index, token) in specials.iter().enumerate() {
+            let why = if token.is_empty() {
+                "a special token has at least one byte"
+            } else if specials[..index].contains(token) {
+                "is given twice"
+            } else {
+                continue;
+            };
+            return Err(Error::SpecialToken { token: format!("{token:?}"), why: why.to_owned() });
+        }
+        let least = 256 + self.new_specials();
+        if self.vocab_size < least {
+            return Err(Error::Usage(format!(
+                "--vocab_size {} is too small for 256 bytes and {}; give at least {least}",
+                self.vocab_size,
+                match self.new_specials() {
+                    1 => "1 special token".to_owned(),
+                    more => format!("{more} special tokens"),
+                },
+            )));
+        }
+        if u32::try_from(self.vocab_size).is_ok_and(|size| size <= i32::MAX.unsigned_abs()) {
+            Ok(())
+        } else {
+            Err(Error::Usage(format!(
+                "--vocab_size {} is larger than 2147483647, the most that int32 ids can tell apart",
+                self.vocab_size
+            )))
+        }
+    }
+
+    /// The special tokens that are not single bytes, which have a token already.
+    fn new_specials(&self) -> usize {
+        self.special_tokens.iter().filter(|token| token.len() > 1).count()
+    }
+}
+
+/// What was learned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Learned {
+    /// Every token with its id, the special ones included, by rising id.
+    pub tokens: Vec<(u32, Vec<u8>)>,
+    /// The merges in the order they were learned.
+    pub merges: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The special tokens and their ids, in the order they were given.
+    pub special_tokens: Vec<(String, u32)>,
+}
+
+impl Learned {
+    /// The vocabulary.
+    pub fn vocabulary(&self) -> Result<Vocabulary> {
+        Vocabulary::from_merges(self.tokens.iter().cloned(), self.merges.iter().cloned())
+    }
+}
+
+/// Learns a vocabulary. The calling thread and `threads` work; `progress` counts tokens learned, in
+/// the phase the caller has started.
+pub fn learn_merges(
+    counts: PretokenCounts,
+    options: &LearnOptions,
+    threads: &ThreadPool,
+    progress: &Progress,
+) -> Result<Learned> {
+    options.check()?;
+    if counts.pretokens() == 0 {
+        return Err(Error::EmptyCorpus);
+    }
+    let alphabet = alphabet(options);
+    let room = options.vocab_size - options.new_specials();
+    // Two values of a cell are taken.
+    let (tokens, merges) = if room < usize::from(u16::MAX) - 1 {
+        Learner::<u16>::new(counts, &alphabet, room, options, threads, progress)?.learn()?
+    } else {
+        Learner::<u32>::new(counts, &alphabet, room, options, threads, progress)?.learn()?
+    };
+    Ok(numbered(&tokens, &merges, options))
+}
+
+struct Learner<'a, C> {
+    options: &'a LearnOptions,
+    room: usize,
+    threads: &'a ThreadPool,
+    progress: &'a Progress,
+    words: Words<C>,
+    pairs: Pairs,
+    tokens: Tokens,
+    symbols: FxHashMap<Vec<u8>, u32>,
+    merges: Vec<Pair>,
+    left: Neighbours,
+    right: Neighbours,
+    /// What Hugging Face's trainer still believes of pairs that it has merged.
+    believed: FxHashMap<Pair, u64>,
+}
+
+impl<'a, C: Cell> Learner<'a, C> {
+    fn new(
+        counts: PretokenCounts,
+        alphabet: &[u8; 256],
+        room: usize,
+        options: &'a LearnOptions,
+        threads: &'a ThreadPool,
+        progress: &'a Progress,
+    ) -> Result<Self> {
+        let mut symbols = [0; 256];
+        for (symbol, &byte) in (0..).zip(alphabet) {
+            symbols[usize::from(byte)] = symbol;
+        }
+        let words = Words::new(counts, &symbols, threads, progress)?;
+        let tokens = Tokens::new(alphabet);
+        progress.check()?;
+        let least = options.min_frequency.max(1);
+        let (threshold, found) = census::byte_pairs(&words, &tokens.lens, threads, |highest| {
+            (highest / (2 * options.vocab_size as u64)).max(least)
+        });
+        let mut pairs = Pairs::new(options.tie_break, threshold);
+        for found in found {
+            pairs.insert(found.pair, found.count, found.places, &tokens);
+        }
+        Ok(Self {
+            options,
+            room,
+            threads,
+            progress,
+            words,
+            pairs,
+            symbols: (0..).zip(alphabet).map(|(symbol, &byte)| (vec![byte], symbol)).collect(),
+            tokens,
+            merges: Vec::new(),
+            left: Neighbours::default(),
+            right: Neighbours::default(),
+            believed: FxHashMap::default(),
+        })
+    }
+
+    fn learn(mut self) -> Result<(Tokens, Vec<Pair>)> {
+        while self.tokens.len() < self.room {
+            self.progress.check()?;
+            let Some(best) = self.pairs.pop(&self.tokens) else {
+                if self.count_anew() {
+                    continue;
+                }
+                break;
+            };
+            self.merge(best);
+        }
+        Ok((self.tokens, self.merges))
+    }
+
+    /// Lowers the threshold; false when it was as low as it goes.
+    fn count_anew(&mut self) -> bool {
+        let least = self.options.min_frequency.max(1);
+        if self.pairs.threshold() <= least {
+            return false;
+        }
+        let threshold = (self.pairs.threshold() / 4).max(least);
+        self.pairs = Pairs::new(self.options.tie_break, threshold);
+        for found in census::all_pairs(&self.words, &self.tokens.lens, self.threads, threshold) {
+            let count = found.count + self.believed.get(&found.pair).copied().unwrap_or(0);
+            self.pairs.insert(found.pair, count, found.places, &self.tokens);
+        }
+        true
+    }
+
+    fn merge(&mut self, best: Best) {
+        let (left, right) = best.pair;
+        self.merges.push(best.pair);
+        let token = [self.tokens.get(left), self.tokens.get(right)].concat();
+        let known = self.symbols.get(&token).copied();
+        let merged = known.unwrap_or_else(|| u32::try_from(self.tokens.len()).unwrap_or(u32::MAX));
+        let lens = &self.tokens.lens;
+        let joined = Joined {
+            left,
+            right,
+            merged,
+            left_len: lens[left as usize],
+            right_len: lens[right as usize],
+        };
+        if known.is_some() {
+            self.merge_into_known(best, joined);
+        } else {
+            self.tokens.push(&token);
+            self.symbols.insert(token, merged);
+            self.progress.add(1);
+            self.merge_into_new(best, joined);
+        }
+    }
+
+    fn merge_into_new(&mut self, mut best: Best, joined: Joined) {
+        let Joined { left: a, right: b, merged: m, .. } = joined;
+        let places = self.turn(&mut best);
+        let Self { words, pairs, tokens, left, right, .. } = self;
+        left.make_room(tokens.len());
+        right.make_room(tokens.len());
+        // Of `m` side by side: the left one was met as a left neighbour, after it had been told as
+        // `m` with the right neighbour `a`.
+        let lens = &tokens.lens;
+        words.merge_at(&places, joined, |before, after, place, weight| {
+            if let Some(before) = before {
+                left.add(before, place - lens[before as usize], weight);
+            }
+            if let Some(after) = after {
+                right.add(after, place, weight);
+            }
+        });
+        drop(places);
+        let chained = left.weight(m);
+        let overlapping = if a == b { right.weight(a) } else { 0 };
+        for neighbour in left.touched.iter().copied().filter(|&neighbour| neighbour != m) {
+            pairs.lower((neighbour, a), left.weight(neighbour));
+        }
+        for &neighbour in &right.touched {
+            pairs.lower((b, neighbour), right.weight(neighbour));
+        }
+        if let Some(weight) = right.weight_mut(a) {
+            *weight -= chained;
+        }
+        left.settle(pairs, tokens, |neighbour| (neighbour, m));
+        right.settle(pairs, tokens, |neighbour| (m, neighbour));
+        self.believe(&best, overlapping);
+    }
+
+    /// The places to merge at now: those of this turn, or, where others have turns of their own,
+    /// all in the words of this turn, since Hugging Face's trainer merges word by word.
+    fn turn(&self, best: &mut Best) -> Vec<u32> {
+        let places = std::mem::take(&mut best.places);
+        if best.partial {
+            self.words.places_in_words_of(&places, best.pair, &self.tokens.lens)
+        } else {
+            places
+        }
+    }
+
+    /// Hugging Face's trainer does not take what it merges from the merged pair's own count, except
+    /// where two places overlap; the rest is counted in should the pair ever come back.
+    fn believe(&mut self, best: &Best, overlapping: u64) {
+        if self.options.tie_break == TieBreak::HuggingFace && !best.partial {
+            self.believed.insert(best.pair, best.count.saturating_sub(overlapping));
+        }
+    }
+}
+
+/// What one merge changes, by the neighbour on one side.
+#[derive(Debug, Default)]
+struct Neighbours {
+    changes: Vec<Change>,
+    touched: Vec<u32>,
+    /// Neighbour and place of each new pair, in the order they arose.
+    log: Vec<(u32, u32)>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Change {
+    weight: u64,
+    places: u32,
+    record: Option<u32>,
+}
+
+impl Neighbours {
+    fn make_room(&mut self, symbols: usize) {
+        if self.changes.len() < symbols {
+            self.changes.resize(symbols.next_power_of_two(), Change::default());
+        }
+    }
+
+    #[inline]
+    fn add(&mut self, neighbour: u32, place: u32, weight: u64) {
+        let change = &mut self.changes[neighbour as usize];
+        if change.places == 0 {
+            self.touched.push(neighbour);
+        }
+        change.places += 1;
+        change.weight += weight;
+        self.log.push((neighbour, place));
+    }
+
+    fn weight(&self, neighbour: u32) -> u64 {
+        self.changes[neighbour as usize].weight
+    }
+
+    fn weight_mut(&mut self, neighbour: u32) -> Option<&mut u64> {
+        let change = &mut self.changes[neighbour as usize];
+        (change.places > 0).then_some(&mut change.weight)
+    }
+
+    /// Enters the new pairs that are frequent enough, with lists of exactly their size, and is
+    /// empty again.
+    fn settle(&mut self, pairs: &mut Pairs, tokens: &Tokens, pair: impl Fn(u32) -> Pair) {
+        for &neighbour in &self.touched {
+            let change = &mut self.changes[neighbour as usize];
+            if change.weight >= pairs.threshold() {
+                let places = Vec::with_capacity(change.places as usize);
+                change.record = Some(pairs.insert(pair(neighbour), change.weight, places, tokens));
+            }
+        }
+        for (neighbour, place) in self.log.drain(..) {
+            if let Some(record) = self.changes[neighbour as usize].record {
+                pairs.add_place(record, place);
+            }
+        }
+        for neighbour in self.touched.drain(..) {
+            self.changes[neighbour as usize] = Change::default();
+        }
+    }
+}
+
+/// The bytes in the order of their ids.
+fn alphabet(options: &LearnOptions) -> [u8; 256] {
+    // GPT-2's order of the bytes is also that of the characters that stand for them.
+    let mut bytes: Vec<u8> = gpt2_order().collect();
+    if options.tie_break == TieBreak::HuggingFace {
+        // A special token of one byte comes before, with the others.
+        let place = |byte: u8| options.special_tokens.iter().position(|t| t.as_bytes() == [byte]);
+        bytes.sort_by_key(|&byte| place(byte).unwrap_or(usize::MAX));
+    }
+    let mut alphabet = [0; 256];
+    alphabet.copy_from_slice(&bytes);
+    alphabet
+}
+
+/// The final ids.
+fn numbered(tokens: &Tokens, merges: &[Pair], options: &LearnOptions) -> Learned {
+    let learned = (0..).map_while(|symbol| {
+        ((symbol as usize) < tokens.len()).then(|| tokens.get(symbol).to_vec())
+    });
+    let specials = options.special_tokens.iter().map(|token| token.as_bytes().to_vec());
+    let ordered: Vec<Vec<u8>> = match options.tie_break {
+        TieBreak::Lexicographic => learned.chain(specials).collect(),
+        TieBreak::HuggingFace => specials.chain(learned).collect(),
+    };
+    let mut ids: FxHashMap<&[u8], u32> = FxHashMap::default();
+    let mut by_id = Vec::with_capacity(ordered.len());
+    for token in &ordered {
+        let next = u32::try_from(by_id.len()).unwrap_or(u32::MAX);
+        if *ids.entry(token).or_insert(next) == next {
+            by_id.push((next, token.clone()));
+        }
+    }
+    Learned {
+        merges: merges
+            .iter()
+            .map(|&(left, right)| (tokens.get(left).to_vec(), tokens.get(right).to_vec()))
+            .collect(),
+        special_tokens: options
+            .special_tokens
+            .iter()
+            .map(|token| (token.clone(), ids[token.as_bytes()]))
+            .collect(),
+        tokens: by_id,
+    }
+}
