@@ -1,0 +1,498 @@
+"""What is typed, in a flag, a TOML file or Python, to what it means: frozen, checked settings.
+
+Each setting is one dataclass field with its default, its sentence and its limits; flags, help,
+TOML and checks follow from it. A config that exists is a config that makes sense: every field is
+within its limits and the fields fit each other, so nobody behind this door checks again. Errors
+are :class:`~lmkit.errors.UsageError` and name the flag as it is typed. Imports no torch.
+
+    >>> TrainConfig(batch_size=16, model=ModelConfig(d_model=256, n_heads=4)).model.d_head
+    64
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from lmkit.errors import MissingFileError, SystemRefusedError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Config = TypeVar("Config")
+
+# What each preset sets. d_ff is 8/3 of d_model rounded to a multiple of 64, as SwiGLU wants it;
+# the flag's own default stays the original script's 3072.
+PRESETS: dict[str, dict[str, int]] = {
+    "small": {
+        "vocab_size": 1000,
+        "d_model": 256,
+        "n_layers": 4,
+        "n_heads": 4,
+        "d_ff": 704,
+        "batch_size": 16,
+        "max_iters": 10_000,
+    },
+    "medium": {
+        "vocab_size": 10_000,
+        "d_model": 768,
+        "n_layers": 12,
+        "n_heads": 12,
+        "d_ff": 2048,
+        "batch_size": 32,
+        "max_iters": 100_000,
+    },
+    "large": {
+        "vocab_size": 50_000,
+        "d_model": 1024,
+        "n_layers": 24,
+        "n_heads": 16,
+        "d_ff": 2752,
+        "batch_size": 64,
+        "max_iters": 500_000,
+    },
+}
+
+# The tables of config.toml, in its order and that of help, which shows the longer names.
+GROUPS: dict[str, str] = {
+    "model": "Model",
+    "training": "Training",
+    "data": "Data and checkpoints",
+    "logging": "Logging and evaluation",
+    "device": "Device",
+}
+
+
+def setting(
+    default: object,
+    sentence: str,
+    *,
+    group: str,
+    metavar: str | None = None,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:  # noqa: ANN401 - dataclass fields take any default
+    """A config field: its default, the sentence its help shows, and its limits."""
+    limits = {"above": above, "at_least": at_least, "below": below}
+    metadata = {"sentence": sentence, "group": group, "metavar": metavar, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata | limits)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a config field says of itself; flags, help and checks are made from it."""
+
+    name: str
+    kind: type
+    optional: bool
+    default: object
+    sentence: str
+    group: str
+    metavar: str | None
+    choices: tuple[str, ...]
+    above: float | None
+    at_least: float | None
+    below: float | None
+
+    @property
+    def flag(self) -> str:
+        """The flag as it is typed."""
+        return f"--{self.name}"
+
+    def check(self, value: object) -> object:
+        """The value as its field's type, or a UsageError naming the flag."""
+        if value is None or (self.optional and value == "none"):
+            if self.optional:
+                return None
+            raise UsageError(f"{self.flag} cannot be none")
+        value = self._typed(value)
+        if self.choices and value not in self.choices:
+            listed = f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
+            raise UsageError(f"{self.flag} must be {listed}, not {value!r}")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            self._check_limits(value)
+        return value
+
+    def _typed(self, value: object) -> object:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if self.kind is float and is_number:
+            return float(typing.cast("float", value))
+        if self.kind is int and isinstance(value, float) and value.is_integer():
+            return int(value)
+        if self.kind is str and isinstance(value, Path):
+            return str(value)
+        if not isinstance(value, self.kind) or (self.kind is int and not is_number):
+            kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+            raise UsageError(f"{self.flag} must be {kinds[self.kind]}, not {value!r}")
+        return value
+
+    def _check_limits(self, value: float) -> None:
+        if not math.isfinite(value):
+            raise UsageError(f"{self.flag} must be a finite number, not {value}")
+        limits: list[str] = []
+        if self.above is not None:
+            limits.append(f"above {self.above}")
+        if self.at_least is not None:
+            limits.append(f"at least {self.at_least}")
+        if self.below is not None:
+            limits.append(f"below {self.below}")
+        if (
+            (self.above is not None and value <= self.above)
+            or (self.at_least is not None and value < self.at_least)
+            or (self.below is not None and value >= self.below)
+        ):
+            raise UsageError(f"{self.flag} must be {' and '.join(limits)}, not {value}")
+
+
+def own_settings(config_class: type) -> dict[str, Setting]:
+    """The settings of one config class by name, those of a nested config left out."""
+    hints = typing.get_type_hints(config_class)
+    found: dict[str, Setting] = {}
+    for field in dataclasses.fields(config_class):
+        if "sentence" not in field.metadata:
+            continue
+        hint = str if field.metadata["choices"] else hints[field.name]  # a Literal of strings
+        kinds = typing.get_args(hint) or (hint,)
+        found[field.name] = Setting(
+            name=field.name,
+            kind=next(kind for kind in kinds if kind is not types.NoneType),
+            optional=types.NoneType in kinds,
+            default=field.default,
+            **field.metadata,
+        )
+    return found
+
+
+def check_settings(config: object) -> None:
+    """Replace each field of a frozen config by its checked value; for ``__post_init__``."""
+    for name, one in own_settings(type(config)).items():
+        object.__setattr__(config, name, one.check(getattr(config, name)))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a Transformer: all that its tensors follow from."""
+
+    vocab_size: int = setting(
+        10_000, "Give the model N token ids; the data's must lie below.", group="model", at_least=1
+    )
+    d_model: int = setting(768, "Make each hidden state N wide.", group="model", at_least=2)
+    n_layers: int = setting(12, "Stack N blocks.", group="model", at_least=1)
+    n_heads: int = setting(
+        12, "Split attention into N heads; must divide d_model.", group="model", at_least=1
+    )
+    max_seq_len: int = setting(
+        1024, "Let the model see at most N tokens at once.", group="model", at_least=1
+    )
+    rope_theta: float = setting(
+        10_000.0, "Base of the rotary position frequencies.", group="model", above=0
+    )
+    d_ff: int = setting(
+        3072,
+        "Make the feed-forward layer N wide; 8/3 of d_model is usual.",
+        group="model",
+        at_least=1,
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.d_model % self.n_heads:
+            raise UsageError(
+                f"--d_model {self.d_model} is not divisible by --n_heads {self.n_heads}",
+                hint=f"with this --d_model, --n_heads can be {_even_divisors(self.d_model)}",
+            )
+        if self.d_head % 2:
+            raise UsageError(
+                f"--d_model {self.d_model} with --n_heads {self.n_heads} makes heads "
+                f"{self.d_head} wide; rotary positions need an even width",
+                hint=f"with this --d_model, --n_heads can be {_even_divisors(self.d_model)}",
+            )
+
+    @property
+    def d_head(self) -> int:
+        """The width of one attention head."""
+        return self.d_model // self.n_heads
+
+
+def _even_divisors(d_model: int) -> str:
+    fitting = [n for n in range(1, min(d_model, 128) + 1) if d_model % (2 * n) == 0]
+    return ", ".join(str(n) for n in fitting) or "nothing: take an even --d_model"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run: every flag of ``lmkit train``, the model's under ``model``."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+
+    batch_size: int = setting(
+        32, "Train on N sequences a micro-batch.", group="training", at_least=1
+    )
+    context_length: int = setting(
+        512, "Make each sequence N tokens long.", group="training", at_least=1
+    )
+    learning_rate: float = setting(
+        3e-4, "Step size of AdamW, the highest of the schedule.", group="training", above=0
+    )
+    weight_decay: float = setting(
+        0.01, "Shrink weights by this times the learning rate.", group="training", at_least=0
+    )
+    beta1: float = setting(
+        0.9, "AdamW's memory of the gradient.", group="training", at_least=0, below=1
+    )
+    beta2: float = setting(
+        0.999, "AdamW's memory of the squared gradient.", group="training", at_least=0, below=1
+    )
+    decay_all: bool = setting(
+        False, "Decay norms and embeddings too, not only matrices.", group="training"
+    )
+    max_grad_norm: float | None = setting(
+        1.0, "Clip the gradient's norm to this; none to leave it be.", group="training", above=0
+    )
+    max_iters: int = setting(100_000, "Stop after N steps in all.", group="training", at_least=0)
+    grad_accum_steps: int = setting(
+        1, "Add up N micro-batches for one step.", group="training", at_least=1
+    )
+    lr_schedule: Literal["constant", "cosine", "wsd"] = setting(
+        "constant",
+        "Learning rate over time; wsd is warm up, stay, decay.",
+        group="training",
+        choices=("constant", "cosine", "wsd"),
+    )
+    warmup_iters: int = setting(
+        0, "Raise the learning rate linearly over the first N steps.", group="training", at_least=0
+    )
+    min_lr: float = setting(
+        0.0, "Let the schedule end at this learning rate.", group="training", at_least=0
+    )
+    lr_decay_iters: int | None = setting(
+        None, "Reach min_lr after N steps.  [default: max_iters]", group="training", at_least=1
+    )
+    seed: int = setting(
+        0, "Seed of the weights and the order of the data.", group="training", at_least=0
+    )
+
+    vocab_path: str | None = setting(
+        None, "Vocabulary, GPT-2 style JSON.", group="data", metavar="FILE"
+    )
+    merges_path: str | None = setting(
+        None, "Merges of that vocabulary.", group="data", metavar="FILE"
+    )
+    tokenizer: str | None = setting(
+        None,
+        "Tokenizer folder, tokenizer.json or .tiktoken file, instead of these two.",
+        group="data",
+        metavar="PATH",
+    )
+    train_data: str | None = setting(
+        None,
+        "Token file to train on (.npy or .bin).  [required]",
+        group="data",
+        metavar="FILE",
+    )
+    val_data: str | None = setting(None, "Token file to validate on.", group="data", metavar="FILE")
+    checkpoint_dir: str = setting(
+        "./checkpoints",
+        "Folder of the run: checkpoints, metrics.jsonl, config.toml, train.log.",
+        group="data",
+        metavar="DIR",
+    )
+    load_checkpoint: str | None = setting(
+        None,
+        "Resume from this checkpoint, or from the latest of checkpoint_dir.",
+        group="data",
+        metavar="FILE|latest",
+    )
+
+    log_interval: int = setting(100, "Print the loss every N steps.", group="logging", at_least=1)
+    eval_interval: int = setting(1000, "Validate every N steps.", group="logging", at_least=1)
+    save_interval: int = setting(
+        5000, "Save a checkpoint every N steps.", group="logging", at_least=1
+    )
+    num_eval_batches: int = setting(
+        100, "Validate on N batches, always the same.", group="logging", at_least=1
+    )
+
+    device: str = setting(
+        "auto", "Compute on auto, cpu, cuda, cuda:0 or mps.", group="device", metavar="NAME"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto",
+        "Number format of matrix products; auto takes bfloat16 where the device has it.",
+        group="device",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    compile: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "Compile the model with torch.compile; auto does where it works and pays.",
+        group="device",
+        choices=("auto", "on", "off"),
+    )
+    deterministic: bool = setting(
+        False, "Use deterministic kernels only, also on a GPU.", group="device"
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.context_length > self.model.max_seq_len:
+            raise UsageError(
+                f"--context_length {self.context_length} is above "
+                f"--max_seq_len {self.model.max_seq_len}",
+                hint=f"lower --context_length or pass --max_seq_len {self.context_length}",
+            )
+        self._check_schedule()
+        self._check_tokenizer()
+
+    def _check_schedule(self) -> None:
+        if self.min_lr > self.learning_rate:
+            raise UsageError(
+                f"--min_lr {self.min_lr} is above --learning_rate {self.learning_rate}"
+            )
+        if self.lr_schedule == "constant" and self.min_lr:
+            raise UsageError(
+                "--min_lr has no effect with --lr_schedule constant",
+                hint="choose --lr_schedule cosine or wsd",
+            )
+        if self.lr_schedule != "constant" and self.warmup_iters > self.schedule_iters:
+            raise UsageError(
+                f"--warmup_iters {self.warmup_iters} is above the "
+                f"{self.schedule_iters} steps of the schedule",
+                hint="lower --warmup_iters, or raise --lr_decay_iters or --max_iters",
+            )
+
+    def _check_tokenizer(self) -> None:
+        if self.tokenizer and (self.vocab_path or self.merges_path):
+            raise UsageError(
+                "--tokenizer and --vocab_path with --merges_path exclude each other",
+                hint="pass the tokenizer folder alone, or the two files alone",
+            )
+        if bool(self.vocab_path) != bool(self.merges_path):
+            missing = "--merges_path" if self.vocab_path else "--vocab_path"
+            raise UsageError(
+                f"{missing} is missing: a vocabulary and its merges come together",
+                hint="or pass a tokenizer folder with --tokenizer",
+            )
+
+    @property
+    def schedule_iters(self) -> int:
+        """The step at which the schedule has reached ``min_lr``."""
+        return self.max_iters if self.lr_decay_iters is None else self.lr_decay_iters
+
+    def check_inputs(self) -> None:
+        """Refuse a new run that names no tokenizer or no data; a resumed one has the former."""
+        if not self.tokenizer and not self.vocab_path:
+            raise UsageError(
+                "no tokenizer given: pass --vocab_path and --merges_path, or --tokenizer"
+            )
+        if not self.train_data:
+            raise UsageError("no data given: pass --train_data", hint="lmkit tokenize makes it")
+
+
+def settings(config_class: type) -> dict[str, Setting]:
+    """All settings of a config class by name, those of a nested model included, in help's order."""
+    found = dict(own_settings(config_class))
+    if config_class is TrainConfig:
+        found = own_settings(ModelConfig) | found
+    return found
+
+
+def to_dict(config: object) -> dict[str, Any]:
+    """A config as one flat dict of numbers, strings, booleans and None, for a checkpoint."""
+    flat = {name: getattr(config, name) for name in own_settings(type(config))}
+    if isinstance(config, TrainConfig):
+        flat = to_dict(config.model) | flat
+    return flat
+
+
+def from_dict(config_class: type[Config], values: Mapping[str, object]) -> Config:
+    """A config from a flat dict; what is absent takes its default, unknown names are refused."""
+    known = settings(config_class)
+    for name in values:
+        if name not in known:
+            raise UsageError(f"unknown setting {name}", hint=near_miss(name, known))
+    own = {name: value for name, value in values.items() if name in own_settings(config_class)}
+    if config_class is TrainConfig:
+        of_model = {name: value for name, value in values.items() if name not in own}
+        own["model"] = ModelConfig(**typing.cast("dict[str, Any]", of_model))
+    return config_class(**own)
+
+
+def train_config(given: Mapping[str, object]) -> TrainConfig:
+    """What was given by name, a ``preset`` among it, to a config; what is given explicitly wins."""
+    return from_dict(TrainConfig, expand_preset(given))
+
+
+def expand_preset(given: Mapping[str, object]) -> dict[str, object]:
+    """The given settings with those of the ``preset`` among them put beneath."""
+    values = dict(given)
+    preset = values.pop("preset", None)
+    if preset is None:
+        return values
+    if preset not in PRESETS:
+        raise UsageError(f"--preset must be small, medium or large, not {preset!r}")
+    return {**PRESETS[str(preset)], **values}
+
+
+def to_toml(config: object) -> str:
+    """A config as TOML, a table a group, complete: reading it gives an equal config."""
+    import tomli_w
+
+    values = to_dict(config)
+    tables: dict[str, dict[str, object]] = {}
+    for name, one in settings(type(config)).items():
+        if values[name] == one.default and values[name] is None:
+            continue  # TOML has no null; an absent setting has its default
+        value = "none" if values[name] is None else values[name]
+        tables.setdefault(one.group, {})[name] = value
+    return tomli_w.dumps({group: tables[group] for group in GROUPS if group in tables})
+
+
+def from_toml(config_class: type[Config], text: str) -> Config:
+    """A config from TOML text as :func:`to_toml` writes it, or without its tables."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"not TOML: {error}") from error
+    return from_dict(config_class, flatten(document, GROUPS))
+
+
+def flatten(document: Mapping[str, object], groups: Iterable[str]) -> dict[str, object]:
+    """A TOML document to name and value; dashes in names mean underscores, tables only group."""
+    groups = tuple(groups)
+    flat: dict[str, object] = {}
+    for key, value in document.items():
+        inner = value.items() if key in groups and isinstance(value, dict) else [(key, value)]
+        for name, one in inner:
+            name = name.replace("-", "_")  # noqa: PLW2901 - the same name, spelt our way
+            if name in flat:
+                raise UsageError(f"{name} is set twice")
+            flat[name] = one
+    return flat
+
+
+def read_toml(path: str | Path) -> dict[str, object]:
+    """The document of a TOML file, or an error naming the file."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingFileError(f"config file {path} does not exist") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"config file {path} is not TOML: {error}") from error
+    except OSError as error:
+        raise SystemRefusedError(f"cannot read config file {path}: {error.strerror}") from error
+
+
+def near_miss(name: str, known: Mapping[str, object]) -> str | None:
+    """A hint naming the known settings that are spelt much like this one, or None."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f"did you mean {' or '.join(near)}?" if near else None
