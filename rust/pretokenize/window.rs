@@ -228,31 +228,37 @@ mod avx2 {
             }
         }
 
+        // No closures over the halves: one is compiled without AVX2 and its instructions are calls.
         #[inline(always)]
         fn is(self, byte: u8) -> u64 {
+            let Self([low, high]) = self;
             // SAFETY: reached through `fill_avx2` alone, so the processor has AVX2.
-            bits(
-                self.0.map(|half| unsafe { _mm256_cmpeq_epi8(half, _mm256_set1_epi8(byte as i8)) }),
-            )
+            unsafe {
+                let byte = _mm256_set1_epi8(byte as i8);
+                bits(_mm256_cmpeq_epi8(low, byte), _mm256_cmpeq_epi8(high, byte))
+            }
         }
 
         #[inline(always)]
         fn within(self, first: u8, last: u8) -> u64 {
-            bits(self.0.map(|half| within(half, first, last)))
+            let Self([low, high]) = self;
+            bits(within(low, first, last), within(high, first, last))
         }
 
         #[inline(always)]
         fn letters(self) -> u64 {
-            bits(self.0.map(|half| {
-                // SAFETY: reached through `fill_avx2` alone, so the processor has AVX2.
-                let lower = unsafe { _mm256_or_si256(half, _mm256_set1_epi8(0x20)) };
-                within(lower, b'a', b'z')
-            }))
+            let Self([low, high]) = self;
+            // SAFETY: reached through `fill_avx2` alone, so the processor has AVX2.
+            unsafe {
+                let case = _mm256_set1_epi8(0x20);
+                Self([_mm256_or_si256(low, case), _mm256_or_si256(high, case)]).within(b'a', b'z')
+            }
         }
 
         #[inline(always)]
         fn non_ascii(self) -> u64 {
-            bits(self.0)
+            let Self([low, high]) = self;
+            bits(low, high)
         }
     }
 
@@ -268,9 +274,10 @@ mod avx2 {
 
     /// The highest bit of each byte.
     #[inline(always)]
-    fn bits(halves: [__m256i; 2]) -> u64 {
+    fn bits(low: __m256i, high: __m256i) -> u64 {
         // SAFETY: reached through `fill_avx2` alone, so the processor has AVX2.
-        let [low, high] = halves.map(|half| unsafe { _mm256_movemask_epi8(half) } as u32);
+        let [low, high] =
+            unsafe { [_mm256_movemask_epi8(low) as u32, _mm256_movemask_epi8(high) as u32] };
         u64::from(high) << 32 | u64::from(low)
     }
 }
