@@ -1,0 +1,158 @@
+"""Tokens to (inputs, targets), where the targets are the inputs moved by one.
+
+Batch k is a pure function of (seed, k): no state to save, none to disturb, and row i does not
+depend on how many rows are asked for, nor on how the step is split into micro-batches. Windows are
+read one by one with plain reads, so that memory is that of one batch whatever the file's size.
+
+Axes: B batch, T time.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lmkit.errors import UsageError
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+
+
+@runtime_checkable
+class TokenReader(Protocol):
+    """What tokens are read from: `lmkit.token_file.TokenReader`, or anything that reads like it."""
+
+    def __len__(self) -> int:
+        """How many tokens there are."""
+        ...
+
+    def read(self, start: int, stop: int) -> NDArray[np.integer]:
+        """The tokens from ``start`` up to ``stop``."""
+        ...
+
+
+Tokens: TypeAlias = NDArray[np.integer] | TokenReader
+
+
+def sample_batch(
+    tokens: NDArray[np.integer],
+    batch_size: int,
+    context_length: int,
+    device: str | torch.device,
+    generator: np.random.Generator | None = None,
+) -> Batch:
+    """Draw windows of an array (a memmap will do) at random places, all equally likely.
+
+    Returns inputs and targets, int64 of (B, T) on ``device``. Draws from ``generator``, or from
+    fresh entropy. A training run takes `TokenBatches` instead, which repeats.
+    """
+    places = _places(len(tokens), context_length)
+    starts_B = (generator or np.random.default_rng()).integers(places, size=batch_size)
+    return to_batch(read_windows(tokens, starts_B, context_length), torch.device(device))
+
+
+class TokenBatches:
+    """The batches of a training run: batch k is a pure function of (seed, k).
+
+    Args:
+        tokens: an array or a `TokenReader`.
+        batch_size: rows of one micro-batch.
+        context_length: tokens of one row.
+        seed: which order of the data; any integer from 0.
+        grad_accum_steps: micro-batches of one step. 2 of 8 rows are the same 16 rows as 1 of 16.
+        device: where the batches are wanted.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        *,
+        batch_size: int,
+        context_length: int,
+        seed: int = 0,
+        grad_accum_steps: int = 1,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.tokens = tokens
+        self.batch_size = batch_size
+        self.context_length = context_length
+        self.grad_accum_steps = grad_accum_steps
+        self.device = torch.device(device)
+        self._places = _places(len(tokens), context_length)
+        self._key = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """How many targets one step learns from."""
+        return self.batch_size * self.grad_accum_steps * self.context_length
+
+    def batch(self, step: int) -> Batch:
+        """All rows of a step as one batch."""
+        return self._rows(self.starts(step))
+
+    def micro_batches(self, step: int) -> Iterator[Batch]:
+        """The same rows in ``grad_accum_steps`` parts of equal size."""
+        for starts_B in np.split(self.starts(step), self.grad_accum_steps):
+            yield self._rows(starts_B)
+
+    def starts(self, step: int) -> NDArray[np.int64]:
+        """Where the rows of a step begin in the data.
+
+        Philox is a counter turned into noise: the step is the counter's high word, so that no two
+        steps share numbers. The raw words are promised never to change between numpy versions,
+        unlike `Generator.integers`; the modulus favours no place by more than 2^-64 * places.
+        """
+        noise = np.random.Philox(key=self._key, counter=[0, 0, 0, step])
+        raw = noise.random_raw(self.batch_size * self.grad_accum_steps)
+        return (raw % np.uint64(self._places)).astype(np.int64)
+
+    def _rows(self, starts_B: NDArray[np.int64]) -> Batch:
+        return to_batch(read_windows(self.tokens, starts_B, self.context_length), self.device)
+
+
+def fixed_windows(n_tokens: int, context_length: int, limit: int | None) -> NDArray[np.int64]:
+    """Starts of at most ``limit`` windows spread evenly over the data; they share no target.
+
+    Without a limit, all windows; a rest shorter than a window is left out.
+    """
+    fitting = _places(n_tokens, context_length, what="validation data") - 1
+    available = fitting // context_length + 1
+    count = available if limit is None else min(limit, available)
+    return np.arange(count, dtype=np.int64) * available // count * context_length
+
+
+def read_windows(
+    tokens: Tokens, starts_B: NDArray[np.int64], context_length: int
+) -> NDArray[np.int64]:
+    """Rows of T + 1 tokens, one from each start: the inputs, and the token after the last."""
+    windows = np.empty((len(starts_B), context_length + 1), dtype=np.int64)
+    for row, start in zip(windows, starts_B.tolist(), strict=True):
+        stop = start + context_length + 1
+        row[:] = tokens.read(start, stop) if isinstance(tokens, TokenReader) else tokens[start:stop]
+    return windows
+
+
+def to_batch(windows: NDArray[np.int64], device: torch.device) -> Batch:
+    """Inputs and targets, on the device, of rows that `read_windows` made."""
+    rows = torch.from_numpy(windows)
+    if device.type == "cuda":
+        # From pinned memory the copy runs beside the computation; the host does not wait.
+        rows = rows.pin_memory().to(device, non_blocking=True)
+    else:
+        rows = rows.to(device)
+    return rows[:, :-1], rows[:, 1:]
+
+
+def _places(n_tokens: int, context_length: int, what: str = "data") -> int:
+    """How many places a window may begin at; a window needs one token more than it is long."""
+    if n_tokens <= context_length:
+        raise UsageError(
+            f"the {what} holds {n_tokens:,} tokens, too few for one window of "
+            f"--context_length {context_length} and the token after it",
+            hint=f"pass more text or --context_length {n_tokens - 1} at most"
+            if n_tokens > 1
+            else "pass more text",
+        )
+    return n_tokens - context_length

@@ -1,0 +1,103 @@
+"""Hidden states, the head's weight and targets to the mean loss, all logits never held at once.
+
+With a vocabulary of 50,000 the logits, their softmax and its gradient are most of a small model's
+memory. The loss needs a few rows of them at a time, and their gradient is known as soon as they
+are: so both are made chunk by chunk in the forward pass. The wrong tool where logits are wanted.
+
+Axes: E model width, N tokens, C tokens of one chunk, V vocabulary.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Below this many logits the plain way is as fast, and its memory is no burden.
+CHUNKED_FROM_LOGITS = 1 << 25
+# Logits of one chunk: 64 MiB in float32, enough rows for matrix products at full speed.
+CHUNK_LOGITS = 1 << 24
+
+
+def head_cross_entropy(hidden: Tensor, weight_VE: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean loss, in nats and float32, of ``hidden @ weight.T`` against ``targets``.
+
+    ``hidden`` is (..., E), ``targets`` (...).
+    """
+    hidden_NE, targets_N = hidden.flatten(0, -2), targets.flatten()
+    if targets_N.numel() * weight_VE.shape[0] < CHUNKED_FROM_LOGITS:
+        logits_NV = functional.linear(hidden_NE, weight_VE).float()
+        return functional.cross_entropy(logits_NV, targets_N)
+    return chunked_cross_entropy(hidden_NE, weight_VE, targets_N)
+
+
+def chunked_cross_entropy(
+    hidden_NE: Tensor, weight_VE: Tensor, targets_N: Tensor, chunk_logits: int = CHUNK_LOGITS
+) -> Tensor:
+    """Do as `head_cross_entropy` with at most ``chunk_logits`` logits, or one row, at a time."""
+    device = hidden_NE.device.type
+    dtype = (
+        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_NE.dtype
+    )
+    rows = max(1, chunk_logits // weight_VE.shape[0])
+    hidden_NE, weight_VE = hidden_NE.to(dtype), weight_VE.to(dtype)
+    if torch.is_grad_enabled() and (hidden_NE.requires_grad or weight_VE.requires_grad):
+        loss: Any = _ChunkedLoss.apply(hidden_NE, weight_VE, targets_N, rows)
+        return cast("Tensor", loss)
+    return _loss_alone(hidden_NE, weight_VE, targets_N, rows)
+
+
+def _loss_alone(hidden_NE: Tensor, weight_VE: Tensor, targets_N: Tensor, rows: int) -> Tensor:
+    total = torch.zeros((), device=hidden_NE.device)
+    for hidden_CE, targets_C in zip(
+        torch.split(hidden_NE, rows), torch.split(targets_N, rows), strict=True
+    ):
+        logits_CV = (hidden_CE @ weight_VE.T).float()
+        total += functional.cross_entropy(logits_CV, targets_C, reduction="sum")
+    return total / targets_N.numel()
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """The loss with its gradients made beside it; backward only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch's context has no public type
+        hidden_NE: Tensor,
+        weight_VE: Tensor,
+        targets_N: Tensor,
+        rows: int,
+    ) -> Tensor:
+        total = torch.zeros((), device=hidden_NE.device)
+        hidden_gradient_NE = torch.empty_like(hidden_NE)
+        weight_gradient_VE = torch.zeros_like(weight_VE, dtype=torch.float32)
+        chunks = zip(
+            torch.split(hidden_NE, rows),
+            torch.split(targets_N, rows),
+            torch.split(hidden_gradient_NE, rows),
+            strict=True,
+        )
+        for hidden_CE, targets_C, hidden_gradient_CE in chunks:
+            logits_CV = (hidden_CE @ weight_VE.T).float()
+            normaliser_C1 = logits_CV.logsumexp(-1, keepdim=True)
+            targets_C1 = targets_C.unsqueeze(-1)
+            total += (normaliser_C1 - logits_CV.gather(-1, targets_C1)).sum()
+            # The gradient of the mean loss: (softmax - one at the target) / N.
+            gradient_CV = logits_CV.sub_(normaliser_C1).exp_()
+            gradient_CV.scatter_add_(-1, targets_C1, torch.full_like(normaliser_C1, -1.0))
+            gradient_CV = gradient_CV.div_(targets_N.numel()).to(weight_VE.dtype)
+            torch.mm(gradient_CV, weight_VE, out=hidden_gradient_CE)
+            if weight_VE.dtype == torch.float32:
+                weight_gradient_VE.addmm_(gradient_CV.T, hidden_CE)
+            else:
+                weight_gradient_VE += gradient_CV.T @ hidden_CE
+        ctx.save_for_backward(hidden_gradient_NE, weight_gradient_VE.to(weight_VE.dtype))
+        return total / targets_N.numel()
+
+    @staticmethod
+    def backward(
+        ctx: Any,  # noqa: ANN401 - torch's context has no public type
+        loss_gradient: Tensor,
+    ) -> tuple[Tensor, Tensor, None, None]:
+        hidden_gradient_NE, weight_gradient_VE = ctx.saved_tensors
+        return hidden_gradient_NE * loss_gradient, weight_gradient_VE * loss_gradient, None, None

@@ -1,0 +1,249 @@
+"""Ids to logits: a decoder-only Transformer on one page, in the names and conventions of CS336.
+
+Pre-norm RMSNorm, rotary positions over adjacent pairs, causal attention, SwiGLU, no biases. Cost:
+about 2 FLOPs a parameter and token forward, plus attention's 4 * T * d_model a layer and token.
+
+Axes: B batch, T time, S time of the keys, E model width, H heads, D head width, P pairs (D / 2),
+F feed-forward width, V vocabulary, N tokens (B * T). A dot stands for any leading axes.
+"""
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lmkit.config import ModelConfig
+from lmkit.errors import UsageError
+from lmkit.lm.cross_entropy import head_cross_entropy
+
+
+class RMSNorm(nn.Module):
+    """Scales a vector to root mean square 1, then by a learned weight; computes in float32."""
+
+    def __init__(self, d_model: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(d_model))
+
+    def forward(self, x_E: Tensor) -> Tensor:
+        """Normalise the last axis; the result has the dtype of the input."""
+        weight_E = self.weight.float()
+        return functional.rms_norm(x_E.float(), weight_E.shape, weight_E, self.eps).to(x_E.dtype)
+
+
+class RotaryEmbedding(nn.Module):
+    """Turns the pair (2i, 2i + 1) by the angle position * theta ** (-2i / d_head)."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, d_head: int, max_seq_len: int, theta: float = 10_000.0) -> None:
+        super().__init__()
+        if d_head % 2:
+            raise UsageError(f"rotary positions turn pairs: a head width of {d_head} is odd")
+        # Angles in float64: at position 10^5 a float32 angle is off by 0.004.
+        frequency_P = theta ** (-torch.arange(0, d_head, 2, dtype=torch.float64) / d_head)
+        angle_TP = torch.outer(torch.arange(max_seq_len, dtype=torch.float64), frequency_P)
+        self.register_buffer("cos", angle_TP.cos().float(), persistent=False)
+        self.register_buffer("sin", angle_TP.sin().float(), persistent=False)
+
+    def forward(self, x_TD: Tensor, positions_T: Tensor) -> Tensor:
+        """Turn ``x`` (..., T, D) as its positions (T,) or (..., T) say."""
+        cos_TP, sin_TP = self.cos[positions_T], self.sin[positions_T]
+        even_TP, odd_TP = torch.unflatten(x_TD.float(), -1, (-1, 2)).unbind(-1)
+        turned_TP2 = torch.stack(
+            (even_TP * cos_TP - odd_TP * sin_TP, even_TP * sin_TP + odd_TP * cos_TP), dim=-1
+        )
+        return turned_TP2.flatten(-2).to(x_TD.dtype)
+
+
+class LayerCache:
+    """The keys and values one layer has seen: room for ``max_seq_len`` of them, made once."""
+
+    def __init__(self, max_seq_len: int) -> None:
+        self.max_seq_len = max_seq_len
+        self.length = 0
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def extend(self, k_HTD: Tensor, v_HTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the keys and values of the next positions; return those of all positions so far."""
+        if self._keys is None or self._values is None:
+            shape = (*k_HTD.shape[:-2], self.max_seq_len, k_HTD.shape[-1])
+            self._keys, self._values = k_HTD.new_empty(shape), v_HTD.new_empty(shape)
+        start, self.length = self.length, self.length + k_HTD.shape[-2]
+        self._keys[..., start : self.length, :] = k_HTD
+        self._values[..., start : self.length, :] = v_HTD
+        return self._keys[..., : self.length, :], self._values[..., : self.length, :]
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention; with ``rope``, queries and keys are turned by position."""
+
+    def __init__(self, d_model: int, n_heads: int, rope: RotaryEmbedding | None = None) -> None:
+        super().__init__()
+        if d_model % n_heads:
+            raise UsageError(f"d_model {d_model} is not divisible by n_heads {n_heads}")
+        self.n_heads = n_heads
+        self.rope = rope
+        self.q_proj = nn.Linear(d_model, d_model, bias=False)
+        self.k_proj = nn.Linear(d_model, d_model, bias=False)
+        self.v_proj = nn.Linear(d_model, d_model, bias=False)
+        self.output_proj = nn.Linear(d_model, d_model, bias=False)
+
+    def forward(
+        self, x_TE: Tensor, positions_T: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """Let each position of ``x`` (..., T, E) look at itself and those before it.
+
+        ``positions`` are 0 to T - 1 unless given. With a ``cache``, ``x`` continues what it holds.
+        """
+        start = cache.length if cache else 0
+        q_HTD, k_HTD, v_HTD = (
+            projection(x_TE).unflatten(-1, (self.n_heads, -1)).transpose(-3, -2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if self.rope is not None:
+            if positions_T is None:
+                positions_T = torch.arange(start, start + x_TE.shape[-2], device=x_TE.device)
+            positions_1T = positions_T.unsqueeze(-2)  # the same for all heads
+            q_HTD, k_HTD = self.rope(q_HTD, positions_1T), self.rope(k_HTD, positions_1T)
+        if cache is not None:
+            k_HTD, v_HTD = cache.extend(k_HTD, v_HTD)
+        mixed_HTD = _causal_attention(q_HTD, k_HTD, v_HTD, start)
+        return cast("Tensor", self.output_proj(mixed_HTD.transpose(-3, -2).flatten(-2)))
+
+
+def _causal_attention(q_HTD: Tensor, k_HSD: Tensor, v_HSD: Tensor, start: int) -> Tensor:
+    """Attend from positions ``start`` and on to all positions up to each."""
+    if start == 0:
+        return functional.scaled_dot_product_attention(q_HTD, k_HSD, v_HSD, is_causal=True)
+    T, S = q_HTD.shape[-2], k_HSD.shape[-2]
+    seen_TS = torch.ones(T, S, dtype=torch.bool, device=q_HTD.device).tril(start) if T > 1 else None
+    return functional.scaled_dot_product_attention(q_HTD, k_HSD, v_HSD, attn_mask=seen_TS)
+
+
+class SwiGLU(nn.Module):
+    """The feed-forward part: ``w2(silu(w1 x) * w3 x)``."""
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(d_model, d_ff, bias=False)
+        self.w2 = nn.Linear(d_ff, d_model, bias=False)
+        self.w3 = nn.Linear(d_model, d_ff, bias=False)
+
+    def forward(self, x_E: Tensor) -> Tensor:
+        """Transform each position of ``x`` (..., E) by itself."""
+        gate_F = functional.silu(self.w1(x_E))
+        return cast("Tensor", self.w2(gate_F * self.w3(x_E)))
+
+
+class Block(nn.Module):
+    """One layer: attention, then feed-forward, each on the normalised stream and added to it."""
+
+    def __init__(
+        self, d_model: int, n_heads: int, d_ff: int, rope: RotaryEmbedding | None = None
+    ) -> None:
+        super().__init__()
+        self.ln1 = RMSNorm(d_model)
+        self.attn = Attention(d_model, n_heads, rope)
+        self.ln2 = RMSNorm(d_model)
+        self.ffn = SwiGLU(d_model, d_ff)
+
+    def forward(
+        self, x_TE: Tensor, positions_T: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """Carry the residual stream ``x`` (..., T, E) through the layer."""
+        x_TE = x_TE + self.attn(self.ln1(x_TE), positions_T, cache)
+        return cast("Tensor", x_TE + self.ffn(self.ln2(x_TE)))
+
+
+class Transformer(nn.Module):
+    """The language model: ids (B, T) to float32 logits (B, T, V), or to a loss given targets.
+
+    Args:
+        config: the model's shape.
+        generator: where the initial weights are drawn from; torch's global one unless given.
+    """
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        # One table of angles for all layers.
+        rope = RotaryEmbedding(
+            config.d_model // config.n_heads, config.max_seq_len, config.rope_theta
+        )
+        self.token_embeddings = nn.Embedding(config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList(
+            Block(config.d_model, config.n_heads, config.d_ff, rope) for _ in range(config.n_layers)
+        )
+        self.ln_final = RMSNorm(config.d_model)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self._initialise(generator)
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        targets_BT: Tensor | None = None,
+        cache: list[LayerCache] | None = None,
+    ) -> Tensor:
+        """Logits of the next token at each position, or with ``targets`` their mean loss (nats).
+
+        Asking for the loss lets a large vocabulary go without ever holding all logits.
+        """
+        x_BTE = self.hidden(ids_BT, cache)
+        if targets_BT is not None:
+            return head_cross_entropy(x_BTE, self.lm_head.weight, targets_BT)
+        return cast("Tensor", self.lm_head(x_BTE)).float()
+
+    def hidden(self, ids_BT: Tensor, cache: list[LayerCache] | None = None) -> Tensor:
+        """What the head sees: the normalised residual stream (B, T, E) after the last layer."""
+        start = cache[0].length if cache else 0
+        end, limit = start + ids_BT.shape[-1], self.config.max_seq_len
+        if end > limit:
+            raise UsageError(f"a sequence of {end} tokens is longer than max_seq_len {limit}")
+        positions_T = torch.arange(start, end, device=ids_BT.device)
+        x_BTE = self.token_embeddings(ids_BT)
+        for index, layer in enumerate(self.layers):
+            x_BTE = layer(x_BTE, positions_T, cache[index] if cache else None)
+        return cast("Tensor", self.ln_final(x_BTE))
+
+    def next_token_logits(self, ids_BT: Tensor, cache: list[LayerCache]) -> Tensor:
+        """Logits (B, V) of what follows the last of ``ids``, which continue what ``cache`` holds.
+
+        The first call takes the prompt, each later one the ids that came since.
+        """
+        return cast("Tensor", self.lm_head(self.hidden(ids_BT, cache)[:, -1])).float()
+
+    def new_cache(self) -> list[LayerCache]:
+        """Empty caches, one a layer, for `next_token_logits`."""
+        return [LayerCache(self.config.max_seq_len) for _ in self.layers]
+
+    def parameter_count(self, *, trainable_only: bool = False) -> int:
+        """How many numbers the model learns."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable_only)
+
+    def flops_per_token(self, context_length: int) -> int:
+        """Forward and backward: 6 a parameter used in a matrix product, and 12 * L * d * T.
+
+        The head counts, the embedding look-up does not; this is the convention of MFU figures.
+        """
+        matrices = sum(p.numel() for p in self.parameters() if p.ndim > 1)
+        used = matrices - self.token_embeddings.weight.numel()
+        return 6 * used + 12 * self.config.n_layers * self.config.d_model * context_length
+
+    @torch.no_grad()
+    def _initialise(self, generator: torch.Generator | None) -> None:
+        """Draw all matrices with deviation 0.02, those that write to the stream with less.
+
+        2 * n_layers outputs add up in the residual stream; scaled by 1 / sqrt(2 * n_layers) their
+        sum keeps its size at any depth (GPT-2's recipe).
+        """
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:  # noqa: PLR2004 - norms have one axis, and start at 1
+                continue
+            writes_stream = name.endswith(("attn.output_proj.weight", "ffn.w2.weight"))
+            scale = 1 / math.sqrt(2 * self.config.n_layers) if writes_stream else 1.0
+            parameter.normal_(std=0.02 * scale, generator=generator)

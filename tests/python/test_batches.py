@@ -1,0 +1,110 @@
+"""Batches: the windows, their order, and what they do not depend on."""
+
+import numpy as np
+import pytest
+import torch
+
+from lmkit.errors import UsageError
+from lmkit.lm.batches import TokenBatches, fixed_windows, sample_batch
+
+TOKENS = np.arange(1000, dtype=np.int32)
+
+
+class Reader:
+    """Reads like a token file, and counts what is read."""
+
+    def __init__(self, tokens):
+        self.tokens, self.largest = tokens, 0
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def read(self, start, stop):
+        self.largest = max(self.largest, stop - start)
+        return self.tokens[start:stop].copy()
+
+
+def batches(**options):
+    return TokenBatches(TOKENS, **{"batch_size": 4, "context_length": 16, "seed": 7} | options)
+
+
+def test_targets_are_the_inputs_moved_by_one():
+    for inputs, targets in (batches().batch(3), sample_batch(TOKENS, 5, 16, "cpu")):
+        assert inputs.dtype == targets.dtype == torch.int64
+        assert torch.equal(targets, inputs + 1)
+        assert inputs.shape[1] == 16
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    one, other = batches(), batches()
+    other.batch(99)
+    np.random.random(5)  # noqa: NPY002 - the global generator must not matter
+    torch.rand(5)
+    assert torch.equal(one.batch(3)[0], other.batch(3)[0])
+    assert not torch.equal(one.batch(3)[0], one.batch(4)[0])
+    assert not torch.equal(one.batch(3)[0], batches(seed=8).batch(3)[0])
+
+
+def test_the_order_of_the_data_is_the_same_in_every_version():
+    # Written down once: a run must resume into the same order after an upgrade.
+    assert batches().starts(0).tolist() == [758, 693, 363, 926]
+    assert batches().starts(10**9).tolist() == [962, 760, 692, 944]
+
+
+def test_micro_batches_are_slices_of_the_step():
+    whole = batches(batch_size=12).batch(5)
+    for parts in (1, 2, 3, 4, 6, 12):
+        split = batches(batch_size=12 // parts, grad_accum_steps=parts)
+        rows = [inputs for inputs, _ in split.micro_batches(5)]
+        assert len(rows) == parts
+        assert torch.equal(torch.cat(rows), whole[0])
+        assert split.tokens_per_step == 12 * 16
+
+
+def test_places_are_equally_likely_and_all_reached():
+    tokens = np.arange(20, dtype=np.uint16)
+    starts = TokenBatches(tokens, batch_size=5000, context_length=9).starts(0)
+    counts = np.bincount(starts, minlength=11)
+    assert len(counts) == 11  # a window and its last target fit at 0 to 10
+    assert counts.min() > 350
+    assert counts.max() < 560
+
+
+def test_only_windows_are_read():
+    reader = Reader(TOKENS)
+    read = TokenBatches(reader, batch_size=4, context_length=16, seed=7)
+    assert torch.equal(read.batch(2)[1], batches().batch(2)[1])
+    assert reader.largest == 17
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint16, np.uint32, np.int64, ">i4"])
+def test_any_integer_dtype_will_do(dtype):
+    tokens = TokenBatches(TOKENS.astype(dtype), batch_size=4, context_length=16, seed=7)
+    assert torch.equal(tokens.batch(0)[0], batches().batch(0)[0])
+
+
+def test_one_window_is_enough_and_less_is_an_error():
+    inputs, targets = TokenBatches(TOKENS[:17], batch_size=2, context_length=16).batch(0)
+    assert inputs[1].tolist() == list(range(16))
+    assert targets[1].tolist() == list(range(1, 17))
+    for few in (TOKENS[:16], TOKENS[:1], TOKENS[:0]):
+        with pytest.raises(UsageError, match=f"holds {len(few)} tokens, too few for one window"):
+            TokenBatches(few, batch_size=2, context_length=16)
+        with pytest.raises(UsageError, match="too few"):
+            sample_batch(few, 2, 16, "cpu")
+
+
+def test_sampling_follows_its_generator():
+    draws = [sample_batch(TOKENS, 3, 8, "cpu", np.random.default_rng(s))[0] for s in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_fixed_windows_are_spread_and_share_nothing():
+    assert fixed_windows(101, 10, None).tolist() == list(range(0, 100, 10))
+    assert fixed_windows(100, 10, None).tolist() == list(range(0, 90, 10))
+    assert fixed_windows(101, 10, 5).tolist() == [0, 20, 40, 60, 80]
+    assert fixed_windows(101, 10, 1000).tolist() == list(range(0, 100, 10))
+    assert fixed_windows(11, 10, 3).tolist() == [0]
+    with pytest.raises(UsageError, match="the validation data holds 10 tokens"):
+        fixed_windows(10, 10, None)

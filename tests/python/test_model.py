@@ -1,0 +1,154 @@
+"""The Transformer: shapes, names, causality, positions, the cache, initialisation."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lmkit.config import ModelConfig
+from lmkit.errors import UsageError
+from lmkit.lm.model import Attention, RMSNorm, RotaryEmbedding, Transformer
+
+SMALL = ModelConfig(
+    vocab_size=61, d_model=32, n_layers=3, n_heads=4, max_seq_len=24, rope_theta=10_000.0, d_ff=48
+)
+
+
+def small_model(seed: int = 0) -> Transformer:
+    return Transformer(SMALL, torch.Generator().manual_seed(seed))
+
+
+def some_ids(*shape: int) -> torch.Tensor:
+    return torch.randint(SMALL.vocab_size, shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_logits_are_float32_one_row_a_position():
+    logits = small_model()(some_ids(2, 9))
+    assert logits.shape == (2, 9, 61)
+    assert logits.dtype == torch.float32
+
+
+def test_parameter_names_are_the_courses():
+    expected = {"token_embeddings.weight", "ln_final.weight", "lm_head.weight"}
+    for n in range(3):
+        parts = ["attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.output_proj", "ln1"]
+        parts += ["ffn.w1", "ffn.w2", "ffn.w3", "ln2"]
+        expected |= {f"layers.{n}.{part}.weight" for part in parts}
+    assert set(small_model().state_dict()) == expected
+
+
+def test_no_position_sees_a_later_one():
+    model, ids = small_model(), some_ids(1, 12)
+    changed = ids.clone()
+    changed[0, 7:] = (changed[0, 7:] + 1) % 61
+    before, after = model(ids), model(changed)
+    torch.testing.assert_close(before[:, :7], after[:, :7])
+    assert not torch.allclose(before[:, 7:], after[:, 7:])
+
+
+def test_rotary_positions_turn_adjacent_pairs():
+    rope = RotaryEmbedding(d_head=6, max_seq_len=16, theta=100.0)
+    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
+    positions = torch.tensor([3, 0, 15, 7, 1])
+    for row in range(2):
+        for place, position in enumerate(positions.tolist()):
+            for pair in range(3):
+                angle = position * 100.0 ** (-2 * pair / 6)
+                a, b = x[row, place, 2 * pair : 2 * pair + 2].tolist()
+                turned = [
+                    a * math.cos(angle) - b * math.sin(angle),
+                    a * math.sin(angle) + b * math.cos(angle),
+                ]
+                got = rope(x, positions)[row, place, 2 * pair : 2 * pair + 2]
+                np.testing.assert_allclose(got.detach(), turned, atol=1e-5)
+
+
+def test_each_row_may_have_positions_of_its_own():
+    attention = Attention(8, 2, RotaryEmbedding(4, 32))
+    x = torch.randn(2, 5, 8)
+    positions = torch.tensor([[0, 1, 2, 3, 4], [9, 10, 11, 12, 13]])
+    together = attention(x, positions)
+    for row in range(2):
+        torch.testing.assert_close(together[row], attention(x[row], positions[row]))
+    # Only distances matter.
+    torch.testing.assert_close(attention(x, positions), attention(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("cuts", [[1] * 12, [5] + [1] * 7, [5, 4, 3], [12]])
+def test_the_cache_gives_what_full_recomputation_gives(cuts):
+    model, ids = small_model(), some_ids(2, 12)
+    full = model(ids)
+    cache, start = model.new_cache(), 0
+    for length in cuts:
+        part = model(ids[:, start : start + length], cache=cache)
+        torch.testing.assert_close(part, full[:, start : start + length], atol=1e-5, rtol=1e-4)
+        start += length
+    assert cache[0].length == 12
+
+
+def test_next_token_logits_are_the_last_rows():
+    model, ids = small_model(), some_ids(2, 12)
+    cache = model.new_cache()
+    torch.testing.assert_close(model.next_token_logits(ids[:, :11], cache), model(ids)[:, 10])
+    torch.testing.assert_close(
+        model.next_token_logits(ids[:, 11:], cache), model(ids)[:, 11], atol=1e-5, rtol=1e-4
+    )
+
+
+def test_a_sequence_beyond_max_seq_len_is_refused():
+    model = small_model()
+    with pytest.raises(UsageError, match="a sequence of 25 tokens is longer than max_seq_len 24"):
+        model(some_ids(1, 25))
+    cache = model.new_cache()
+    model(some_ids(1, 20), cache=cache)
+    with pytest.raises(UsageError, match="25 tokens"):
+        model(some_ids(1, 5), cache=cache)
+
+
+def test_the_norm_computes_in_float32():
+    norm = RMSNorm(64)
+    x = torch.randn(3, 64) * 300
+    low = norm(x.to(torch.float16))  # squares of 300 overflow float16
+    assert low.dtype == torch.float16
+    torch.testing.assert_close(low.float(), norm(x), atol=5e-3, rtol=5e-3)
+
+
+def test_initial_loss_is_that_of_a_uniform_guess():
+    loss = small_model()(some_ids(8, 24), some_ids(8, 24))
+    assert abs(loss.item() - math.log(61)) < 0.1
+
+
+def test_what_writes_to_the_stream_starts_smaller():
+    state = Transformer(
+        ModelConfig(vocab_size=500, d_model=128, n_layers=8, n_heads=4, max_seq_len=8, d_ff=256)
+    ).state_dict()
+    for name, value in state.items():
+        if value.ndim == 1:
+            assert (value == 1).all()
+            continue
+        writes = name.endswith(("output_proj.weight", "w2.weight"))
+        assert value.std().item() == pytest.approx(0.02 / (4 if writes else 1), rel=0.05), name
+
+
+def test_weights_follow_from_the_generator():
+    one, same, other = small_model(3), small_model(3), small_model(4)
+    assert torch.equal(one.lm_head.weight, same.lm_head.weight)
+    assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
+
+
+def test_counts_of_the_originals_first_model():
+    config = ModelConfig(vocab_size=10_000, d_model=64, n_layers=2, n_heads=4, d_ff=96)
+    with torch.device("meta"):
+        model = Transformer(config)
+    matrices = 2 * (4 * 64 * 64 + 3 * 64 * 96) + 10_000 * 64
+    norms = 5 * 64
+    assert model.parameter_count() == 10_000 * 64 + matrices + norms
+    assert model.flops_per_token(256) == 6 * matrices + 12 * 2 * 64 * 256
+
+
+def test_a_shape_that_cannot_be_is_refused():
+    with pytest.raises(UsageError, match="d_model 10 is not divisible by n_heads 4"):
+        Attention(10, 4)
+    with pytest.raises(UsageError, match="head width of 5 is odd"):
+        RotaryEmbedding(5, 8)

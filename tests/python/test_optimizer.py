@@ -1,0 +1,68 @@
+"""AdamW's groups, its update, and clipping."""
+
+import numpy as np
+import pytest
+import torch
+
+from lmkit.config import ModelConfig, TrainConfig
+from lmkit.lm.model import Transformer
+from lmkit.lm.optimizer import clip_gradients, make_optimizer, set_learning_rate
+
+TINY = ModelConfig(vocab_size=11, d_model=8, n_layers=1, n_heads=2, max_seq_len=16, d_ff=12)
+
+
+def names_by_decay(config: TrainConfig) -> dict[float, set[str]]:
+    model = Transformer(TINY)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = make_optimizer(model, config).param_groups
+    return {group["weight_decay"]: {names[id(p)] for p in group["params"]} for group in groups}
+
+
+def test_norms_and_embeddings_do_not_decay():
+    groups = names_by_decay(TrainConfig(model=TINY, weight_decay=0.1, context_length=8))
+    assert groups[0.0] == {
+        "token_embeddings.weight",
+        "layers.0.ln1.weight",
+        "layers.0.ln2.weight",
+        "ln_final.weight",
+    }
+    assert "lm_head.weight" in groups[0.1]
+    assert "layers.0.attn.q_proj.weight" in groups[0.1]
+
+
+def test_all_decay_when_asked():
+    groups = names_by_decay(
+        TrainConfig(model=TINY, weight_decay=0.1, context_length=8, decay_all=True)
+    )
+    assert set(groups) == {0.1}
+    assert len(groups[0.1]) == len(list(Transformer(TINY).parameters()))
+
+
+def test_an_update_is_adamws():
+    layer = torch.nn.Linear(3, 2, bias=False)
+    weight = layer.weight.detach().double().numpy().copy()
+    optimizer = make_optimizer(layer, TrainConfig(weight_decay=0.1, beta1=0.8, beta2=0.9))
+    set_learning_rate(optimizer, 0.05)
+    first, second = np.zeros((2, 3)), np.zeros((2, 3))
+    for step in range(1, 6):
+        gradient = np.random.default_rng(step).normal(size=(2, 3))
+        layer.weight.grad = torch.tensor(gradient, dtype=torch.float32)
+        optimizer.step()
+        first = 0.8 * first + 0.2 * gradient
+        second = 0.9 * second + 0.1 * gradient**2
+        weight *= 1 - 0.05 * 0.1
+        weight -= 0.05 * (first / (1 - 0.8**step)) / (np.sqrt(second / (1 - 0.9**step)) + 1e-8)
+    np.testing.assert_allclose(layer.weight.detach(), weight, rtol=1e-5)
+
+
+@pytest.mark.parametrize("limit", [None, 1.0, 1e6])
+def test_clipping_returns_the_norm_before_and_keeps_directions(limit):
+    parameters = [torch.nn.Parameter(torch.ones(4, 5)) for _ in range(3)]
+    for seed, parameter in enumerate(parameters[:2]):  # the third has no gradient
+        parameter.grad = torch.randn(4, 5, generator=torch.Generator().manual_seed(seed))
+    before = torch.cat([parameter.grad.flatten() for parameter in parameters[:2]])
+    norm = clip_gradients(iter(parameters), limit)
+    after = torch.cat([parameter.grad.flatten() for parameter in parameters[:2]])
+    torch.testing.assert_close(norm, before.norm())
+    scale = 1.0 if limit is None else min(1.0, limit / (before.norm().item() + 1e-6))
+    torch.testing.assert_close(after, before * scale)
