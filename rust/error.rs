@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Mismatch,
     /// Stopped on request (Ctrl-C).
     Interrupted,
+    /// Memory that could not be had: exit 1, and `MemoryError` in Python.
+    OutOfMemory,
     /// Failed while working: exit 1.
     Failed,
 }
@@ -164,6 +166,12 @@ pub enum Error {
     /// Two things do not belong together.
     #[error("{0}")]
     Mismatch(String),
+    /// Memory that could not be had.
+    #[error("out of memory: {bytes} bytes could not be had")]
+    OutOfMemory {
+        /// How many were asked for.
+        bytes: usize,
+    },
     /// Stopped on request.
     #[error("interrupted")]
     Interrupted,
@@ -194,6 +202,7 @@ impl Error {
             | Self::NotUtf8 { .. } => ErrorKind::Malformed,
             Self::Io { .. } => ErrorKind::System,
             Self::Mismatch(_) => ErrorKind::Mismatch,
+            Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Self::Interrupted => ErrorKind::Interrupted,
             Self::Internal(_) => ErrorKind::Failed,
         }

@@ -3,12 +3,17 @@
 pub mod byte_alphabet;
 pub mod count_pretokens;
 pub mod cut;
+pub mod decode;
 pub mod durable;
+pub mod encode;
 pub mod error;
 pub mod learn_merges;
 mod memory_hints;
+pub mod merge;
+mod pretoken_cache;
 pub mod pretokenize;
 pub mod progress;
+pub mod special_tokens;
 mod tokenizer_json;
 pub mod vocabulary;
 pub mod vocabulary_files;

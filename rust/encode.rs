@@ -1,0 +1,486 @@
+//! Text → ids: special tokens, pretokens, cache, merge; batches over threads, streams in pieces.
+//!
+//! A [`Tokenizer`] never changes and is shared freely. What changes while encoding lives in a
+//! [`Scratch`], one a thread: the pretoken cache with its byte budget and buffers of fixed size. So
+//! encoding takes memory for its ids alone. Pretokens go by 256: first all keys are hashed and
+//! their cache lines called for, then all are looked up; a look-up right after its hash would wait
+//! for memory each time.
+
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rayon::prelude::*;
+
+use crate::cut::CutRule;
+use crate::error::{Error, Result};
+use crate::merge::{MergeScratch, Merger};
+use crate::pretoken_cache::{Key, LONGEST_KEY, Place, PretokenCache};
+use crate::pretokenize::Scheme;
+use crate::progress::Progress;
+use crate::special_tokens::{SpecialHandling, SpecialTokens};
+use crate::vocabulary::Vocabulary;
+use crate::vocabulary_files::TokenizerParts;
+
+/// The byte budget of a [`Scratch`]'s cache. Memory is taken from the system as it is first
+/// touched, so short texts cost far less.
+pub const CACHE_BYTES: usize = 16 << 20;
+/// Pretokens looked up together.
+const ROUND: usize = 256;
+/// A batch is split into parts of about this many bytes.
+const PART: usize = 1 << 18;
+
+/// Text → ids by one vocabulary, one set of special tokens and one pattern.
+#[derive(Debug)]
+pub struct Tokenizer {
+    vocabulary: Vocabulary,
+    specials: SpecialTokens,
+    scheme: Scheme,
+    merger: Merger,
+    /// Where text may be cut, with special tokens and without.
+    cuts: [CutRule; 2],
+    /// Tells the scratch of one tokenizer from that of another.
+    serial: u64,
+    /// Made ready so that an encode call finds its buffers.
+    scratches: Mutex<Vec<Scratch>>,
+    threads: Mutex<Option<Threads>>,
+}
+
+/// Threads of our own: the global pool does not survive a fork, and neither do these, so they know
+/// the process that made them.
+#[derive(Debug)]
+struct Threads {
+    process: u32,
+    pool: Arc<rayon::ThreadPool>,
+}
+
+/// What changes while encoding: the pretoken cache and buffers. One a thread.
+#[derive(Debug)]
+pub struct Scratch {
+    serial: u64,
+    cache: PretokenCache,
+    merge: MergeScratch,
+    ends: Box<[usize; ROUND]>,
+    keys: Box<[(Key, Place); ROUND]>,
+}
+
+impl Tokenizer {
+    /// A tokenizer of `vocabulary`, split by `scheme`. Each special token must be in the vocabulary
+    /// under the id given.
+    pub fn new(
+        vocabulary: Vocabulary,
+        special_tokens: Vec<(String, u32)>,
+        scheme: Scheme,
+    ) -> Result<Self> {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        let specials = SpecialTokens::new(special_tokens, &vocabulary)?;
+        let tokenizer = Self {
+            merger: Merger::new(&vocabulary, &specials),
+            cuts: [
+                CutRule::new(scheme.clone(), specials.tokens().iter().map(|(text, _)| text))?,
+                CutRule::new(scheme.clone(), [""; 0])?,
+            ],
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            scratches: Mutex::new(Vec::new()),
+            threads: Mutex::new(None),
+            vocabulary,
+            specials,
+            scheme,
+        };
+        let scratch = tokenizer.scratch()?;
+        tokenizer.keep(scratch);
+        Ok(tokenizer)
+    }
+
+    /// A tokenizer of what files hold; the pattern is GPT-2's where they do not tell.
+    pub fn from_parts(parts: TokenizerParts) -> Result<Self> {
+        let scheme = Scheme::new(parts.pattern.as_deref().unwrap_or("gpt2"))?;
+        Self::new(parts.vocabulary, parts.special_tokens, scheme)
+    }
+
+    /// What this tokenizer is made of.
+    pub fn parts(&self) -> TokenizerParts {
+        TokenizerParts {
+            vocabulary: self.vocabulary.clone(),
+            special_tokens: self.special_tokens().to_vec(),
+            pattern: Some(self.scheme.name().to_owned()),
+        }
+    }
+
+    /// The tokens and merges.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// The special tokens and their ids, by rising id.
+    pub fn special_tokens(&self) -> &[(String, u32)] {
+        self.specials.tokens()
+    }
+
+    /// The splitting rule.
+    pub fn scheme(&self) -> &Scheme {
+        &self.scheme
+    }
+
+    /// Where text may be cut so that its parts can be encoded on their own.
+    pub fn cuts(&self, special: SpecialHandling) -> &CutRule {
+        &self.cuts[usize::from(special == SpecialHandling::AsText)]
+    }
+
+    /// Buffers for one thread, with a cache of [`CACHE_BYTES`].
+    pub fn scratch(&self) -> Result<Scratch> {
+        self.scratch_with(CACHE_BYTES)
+    }
+
+    /// Buffers for one thread, with a cache of at most `cache_bytes`.
+    pub fn scratch_with(&self, cache_bytes: usize) -> Result<Scratch> {
+        Ok(Scratch {
+            serial: self.serial,
+            cache: PretokenCache::with_budget(cache_bytes)?,
+            merge: MergeScratch::new(),
+            ends: Box::new([0; ROUND]),
+            keys: Box::new([(Key::default(), Place::default()); ROUND]),
+        })
+    }
+
+    /// The ids of `text`.
+    pub fn encode(&self, text: &str, special: SpecialHandling) -> Result<Vec<u32>> {
+        self.encode_watched(text, special, &Progress::default())
+    }
+
+    /// The ids of `text`; ends with [`Error::Interrupted`] soon after `progress` is cancelled.
+    pub fn encode_watched(
+        &self,
+        text: &str,
+        special: SpecialHandling,
+        progress: &Progress,
+    ) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        self.with_scratch(|scratch| {
+            self.encode_checked(text, special, scratch, &mut ids, progress)
+        })?;
+        Ok(ids)
+    }
+
+    /// Appends the ids of `text` to `out`. On an error `out` holds the ids of what came before.
+    pub fn encode_into(
+        &self,
+        text: &str,
+        special: SpecialHandling,
+        scratch: &mut Scratch,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
+        self.encode_checked(text, special, scratch, out, &Progress::default())
+    }
+
+    /// The ids of all `texts`, end to end, and where each text's begin (one offset more than there
+    /// are texts), on `threads` threads, or as many as the machine has.
+    pub fn encode_batch(
+        &self,
+        texts: &[&str],
+        special: SpecialHandling,
+        threads: Option<usize>,
+        progress: &Progress,
+    ) -> Result<(Vec<u32>, Vec<i64>)> {
+        let parts = split_batch(texts);
+        let encode = |texts: &[&str]| {
+            let (mut ids, mut ends) = (Vec::new(), Vec::with_capacity(texts.len()));
+            self.with_scratch(|scratch| {
+                texts.iter().try_for_each(|text| {
+                    self.encode_checked(text, special, scratch, &mut ids, progress)?;
+                    ends.push(ids.len());
+                    Ok(())
+                })
+            })?;
+            Ok((ids, ends))
+        };
+        let encoded = if parts.len() < 2 || threads == Some(1) {
+            parts.into_iter().map(encode).collect::<Result<Vec<_>>>()?
+        } else {
+            let pool = self.pool(threads)?;
+            pool.install(|| parts.into_par_iter().map(encode).collect::<Result<Vec<_>>>())?
+        };
+        join_batch(encoded, texts.len())
+    }
+
+    /// A stream: texts in any pieces → the ids of the joined text.
+    pub fn stream(&self) -> Result<StreamEncoder> {
+        StreamEncoder::new(self)
+    }
+
+    fn encode_checked(
+        &self,
+        text: &str,
+        special: SpecialHandling,
+        scratch: &mut Scratch,
+        out: &mut Vec<u32>,
+        progress: &Progress,
+    ) -> Result<()> {
+        if scratch.serial != self.serial {
+            scratch.cache.clear()?;
+            scratch.serial = self.serial;
+        }
+        let mut start = 0;
+        while special != SpecialHandling::AsText
+            && let Some((from, to, id)) = self.specials.find(text.as_bytes(), start)
+        {
+            if special == SpecialHandling::Refuse {
+                let token = text[from..to].to_owned();
+                return Err(Error::SpecialTokenInText { token, offset: from });
+            }
+            self.encode_stretch(&text[start..from], scratch, out, progress)?;
+            reserve(out, 1)?;
+            out.push(id);
+            start = to;
+        }
+        self.encode_stretch(&text[start..], scratch, out, progress)
+    }
+
+    /// A text without special tokens.
+    fn encode_stretch(
+        &self,
+        text: &str,
+        scratch: &mut Scratch,
+        out: &mut Vec<u32>,
+        progress: &Progress,
+    ) -> Result<()> {
+        let bytes = text.as_bytes();
+        let mut scanner = self.scheme.scanner(text);
+        let mut start = 0;
+        while start < bytes.len() {
+            progress.check()?;
+            let Scratch { cache, ends, keys, .. } = &mut *scratch;
+            let count = scanner.fill(&mut ends[..])?;
+            let mut from = start;
+            for (end, slot) in ends[..count].iter().zip(keys.iter_mut()) {
+                if end - from <= LONGEST_KEY {
+                    let key = Key::new(bytes, from, *end);
+                    *slot = (key, cache.place(key));
+                }
+                from = *end;
+            }
+            // As many ids as bytes at most, and the cache writes four at a time.
+            reserve(out, from - start + 4)?;
+            start = self.emit(bytes, start, count, scratch, out, progress)?;
+        }
+        Ok(())
+    }
+
+    /// The second half of a round: ids of `count` pretokens from `start` on, whose ends and keys
+    /// lie ready.
+    fn emit(
+        &self,
+        bytes: &[u8],
+        mut start: usize,
+        count: usize,
+        scratch: &mut Scratch,
+        out: &mut Vec<u32>,
+        progress: &Progress,
+    ) -> Result<usize> {
+        for round in 0..count {
+            let end = scratch.ends[round];
+            if end - start > LONGEST_KEY {
+                self.merge(&bytes[start..end], &mut scratch.merge, out, progress)?;
+            } else {
+                let (key, place) = scratch.keys[round];
+                if !scratch.cache.emit(key, place, out) {
+                    let first = out.len();
+                    self.merge(&bytes[start..end], &mut scratch.merge, out, progress)?;
+                    scratch.cache.insert(key, place, &out[first..]);
+                }
+            }
+            start = end;
+        }
+        Ok(start)
+    }
+
+    /// One pretoken that no cache knows.
+    #[inline(never)]
+    fn merge(
+        &self,
+        pretoken: &[u8],
+        scratch: &mut MergeScratch,
+        out: &mut Vec<u32>,
+        progress: &Progress,
+    ) -> Result<()> {
+        if self.merger.whole_first()
+            && let Some(id) = self.vocabulary.id(pretoken)
+            && !self.specials.is_special(id)
+        {
+            out.push(id);
+            return Ok(());
+        }
+        self.merger.merge(pretoken, scratch, out, progress)
+    }
+
+    /// Calls `work` with a scratch that lies ready, or a new one where all are in use.
+    fn with_scratch<T>(&self, work: impl FnOnce(&mut Scratch) -> Result<T>) -> Result<T> {
+        // Never waits: after a fork the lock may be held by a thread that is no more.
+        let ready = self.scratches.try_lock().ok().and_then(|mut ready| ready.pop());
+        let mut scratch = match ready {
+            Some(scratch) => scratch,
+            None => self.scratch()?,
+        };
+        let result = work(&mut scratch);
+        self.keep(scratch);
+        result
+    }
+
+    fn keep(&self, scratch: Scratch) {
+        if let Ok(mut ready) = self.scratches.try_lock() {
+            ready.push(scratch);
+        }
+    }
+
+    fn pool(&self, threads: Option<usize>) -> Result<Arc<rayon::ThreadPool>> {
+        let Ok(mut kept) = self.threads.try_lock() else { return new_pool(threads) };
+        if let Some(Threads { process, pool }) = &*kept {
+            if *process != process::id() {
+                // Forked: the threads are not here, and dropping the pool would wait for them.
+                std::mem::forget(kept.take());
+            } else if threads.is_none_or(|threads| threads == pool.current_num_threads()) {
+                return Ok(Arc::clone(pool));
+            }
+        }
+        let pool = new_pool(threads)?;
+        *kept = Some(Threads { process: process::id(), pool: Arc::clone(&pool) });
+        Ok(pool)
+    }
+}
+
+fn new_pool(threads: Option<usize>) -> Result<Arc<rayon::ThreadPool>> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.unwrap_or(0))
+        .thread_name(|number| format!("lmkit-encode-{number}"))
+        .build()
+        .map(Arc::new)
+        .map_err(|why| Error::Usage(format!("cannot start threads: {why}")))
+}
+
+fn reserve(out: &mut Vec<u32>, more: usize) -> Result<()> {
+    out.try_reserve(more).map_err(|_| Error::OutOfMemory { bytes: (out.len() + more) * 4 })
+}
+
+/// `texts` in parts of about [`PART`] bytes.
+fn split_batch<'a, 't>(texts: &'a [&'t str]) -> Vec<&'a [&'t str]> {
+    let mut parts = Vec::new();
+    let (mut first, mut bytes) = (0, 0);
+    for (place, text) in texts.iter().enumerate() {
+        bytes += text.len() + 16;
+        if bytes >= PART {
+            parts.push(&texts[first..=place]);
+            (first, bytes) = (place + 1, 0);
+        }
+    }
+    if first < texts.len() {
+        parts.push(&texts[first..]);
+    }
+    parts
+}
+
+/// The ids of all parts in one array, and the offsets of each text in it.
+fn join_batch(parts: Vec<(Vec<u32>, Vec<usize>)>, texts: usize) -> Result<(Vec<u32>, Vec<i64>)> {
+    let mut ids = Vec::new();
+    reserve(&mut ids, parts.iter().map(|(ids, _)| ids.len()).sum())?;
+    let mut offsets = Vec::with_capacity(texts + 1);
+    offsets.push(0);
+    for (part, ends) in parts {
+        let base = ids.len();
+        offsets.extend(ends.iter().map(|end| i64::try_from(base + end).unwrap_or(i64::MAX)));
+        ids.extend_from_slice(&part);
+    }
+    Ok((ids, offsets))
+}
+
+/// Texts in any pieces → the ids of the joined text.
+///
+/// Holds text back until a cut that no later text can undo: for the known patterns the last
+/// whitespace before a word or so, else the next special token. All buffers are made with it; they
+/// grow only when a text has no cut for longer than [`StreamEncoder::HELD`] bytes.
+#[derive(Debug)]
+pub struct StreamEncoder {
+    special: SpecialHandling,
+    scratch: Scratch,
+    held: String,
+    /// No cut lies before this place in the text held.
+    searched: usize,
+    /// Bytes of the stream that were encoded before the text held.
+    done: usize,
+    ready: Vec<u32>,
+}
+
+impl StreamEncoder {
+    /// How much text is held without asking for memory.
+    pub const HELD: usize = 1 << 16;
+
+    /// Buffers for `tokenizer`.
+    fn new(tokenizer: &Tokenizer) -> Result<Self> {
+        Ok(Self {
+            special: SpecialHandling::Encode,
+            scratch: tokenizer.scratch()?,
+            held: String::with_capacity(Self::HELD),
+            searched: 0,
+            done: 0,
+            ready: Vec::with_capacity(Self::HELD + 4),
+        })
+    }
+
+    /// Begins a new text; what was held back of another is forgotten.
+    pub fn start(&mut self, special: SpecialHandling) {
+        self.special = special;
+        self.held.clear();
+        self.ready.clear();
+        (self.searched, self.done) = (0, 0);
+    }
+
+    /// Takes the next piece of text; what is certain now becomes ready. Large texts are best given
+    /// in pieces of a few kilobytes, so that the ready ids stay few.
+    pub fn push(&mut self, tokenizer: &Tokenizer, text: &str) -> Result<()> {
+        self.held
+            .try_reserve(text.len())
+            .map_err(|_| Error::OutOfMemory { bytes: self.held.len() + text.len() })?;
+        self.held.push_str(text);
+        let rule = tokenizer.cuts(self.special);
+        let certain = (self.held.len() + 1).saturating_sub(rule.context());
+        if self.searched.max(1) >= certain {
+            return Ok(());
+        }
+        let places = self.searched.max(1)..certain;
+        if let Some(cut) = rule.last(self.held.as_bytes(), places) {
+            return self.encode_to(tokenizer, cut);
+        }
+        self.searched = certain;
+        Ok(())
+    }
+
+    /// Makes all that is left ready: no more text comes.
+    pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<()> {
+        self.encode_to(tokenizer, self.held.len())
+    }
+
+    /// The ids that are certain, in order.
+    pub fn ready(&self) -> &[u32] {
+        &self.ready
+    }
+
+    /// Forgets the ready ids, which were taken.
+    pub fn clear_ready(&mut self) {
+        self.ready.clear();
+    }
+
+    fn encode_to(&mut self, tokenizer: &Tokenizer, cut: usize) -> Result<()> {
+        let Self { held, scratch, ready, special, .. } = self;
+        tokenizer.encode_into(&held[..cut], *special, scratch, ready).map_err(
+            |error| match error {
+                Error::SpecialTokenInText { token, offset } => {
+                    Error::SpecialTokenInText { token, offset: offset + self.done }
+                }
+                other => other,
+            },
+        )?;
+        self.held.drain(..cut);
+        self.done += cut;
+        self.searched = 0;
+        Ok(())
+    }
+}
