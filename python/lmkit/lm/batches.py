@@ -137,7 +137,7 @@ def read_windows(
 def to_batch(windows: NDArray[np.int64], device: torch.device) -> Batch:
     """Inputs and targets, on the device, of rows that `read_windows` made."""
     rows = torch.from_numpy(windows)
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_available():
         # From pinned memory the copy runs beside the computation; the host does not wait.
         rows = rows.pin_memory().to(device, non_blocking=True)
     else:
