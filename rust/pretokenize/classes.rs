@@ -77,6 +77,20 @@ impl Classes {
         }
     }
 
+    /// The class of the character beyond ASCII at `at` in a window that holds all of it.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "called for every character of most languages")]
+    pub(super) fn at_in(&self, bytes: &[u8; 64], at: usize) -> Class {
+        // The remainders change nothing; they tell the compiler what it need not check.
+        let byte = |index: usize| u32::from(bytes[(at + index) % 64]);
+        let rest = |index: usize| byte(index) & 0x3f;
+        self.of(match bytes[at % 64] {
+            ..0xe0 => (byte(0) & 0x1f) << 6 | rest(1),
+            0xe0..0xf0 => (byte(0) & 0x0f) << 12 | rest(1) << 6 | rest(2),
+            _ => (byte(0) & 7) << 18 | rest(1) << 12 | rest(2) << 6 | rest(3),
+        })
+    }
+
     /// The end of the run of characters of the given classes that starts at `at`.
     #[inline]
     pub(super) fn run(&self, text: &[u8], mut at: usize, within: Class) -> usize {
@@ -133,6 +147,17 @@ impl Classes {
     }
 }
 
+/// The bytes of the character that begins with this one.
+#[inline]
+pub(super) fn utf8_length(first: u8) -> usize {
+    match first {
+        ..0x80 => 1,
+        0x80..0xe0 => 2,
+        0xe0..0xf0 => 3,
+        0xf0.. => 4,
+    }
+}
+
 /// The code points of a character class of one property, as inclusive ranges.
 fn ranges(property: &str) -> Vec<(usize, usize)> {
     let parsed = regex_syntax::parse(property).expect("a property of our own list");
@@ -149,6 +174,13 @@ fn ranges(property: &str) -> Vec<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_letters_that_windows_know_by_their_first_byte_are_letters() {
+        for code_point in (0x5000..0xa000).chain(0xb000..0xd000) {
+            assert_eq!(Classes::get().of(code_point), CASELESS, "U+{code_point:04X}");
+        }
+    }
 
     #[test]
     fn every_code_point_is_of_the_class_that_the_regex_crates_say() {

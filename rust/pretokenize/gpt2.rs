@@ -7,7 +7,7 @@
 //! pretoken starts and only there, and what follows it begins anew.
 
 use super::classes::{Class, Classes, LETTER, NUMBER, SPACE};
-use super::window::{Rule, WIDTH, Window, bit, decode, first_bytes, lowest};
+use super::window::{Rule, WIDTH, Wide, Window, bit, first_bytes, lowest};
 
 /// The rule.
 #[derive(Debug)]
@@ -53,17 +53,14 @@ impl Rule for Gpt2 {
         let mut numbers = window.within(b'0', b'9');
         let blanks = window.is(b' ');
         let mut spaces = window.within(b'\t', b'\r') | blanks;
-        let (mut known, mut wide_continuation) = (len, 0);
+        let (mut known, mut continuation) = (len, 0);
         let non_ascii = window.non_ascii();
         if non_ascii != 0 {
-            known = decode(self.classes, bytes, len, non_ascii, |class, bits| {
-                letters |= if class & LETTER != 0 { bits } else { 0 };
-                numbers |= if class == NUMBER { bits } else { 0 };
-                if class == SPACE {
-                    spaces |= bits;
-                    wide_continuation |= bits & (bits << 1);
-                }
-            });
+            let wide = Wide::new(window, self.classes, bytes, len, non_ascii);
+            letters |= wide.whole(wide.upper | wide.lower | wide.caseless);
+            numbers |= wide.whole(wide.numbers);
+            spaces |= wide.whole(wide.spaces);
+            (known, continuation) = (wide.known, wide.continuation);
             // What is not known counts as whitespace: nothing certain follows from it.
             spaces |= !lowest(known);
         }
@@ -74,8 +71,8 @@ impl Rule for Gpt2 {
             | spaces & spaces << 1;
         let joined = !spaces & blanks << 1;
         let mut last_spaces = spaces & !(spaces >> 1 | 1 << (WIDTH - 1));
-        if wide_continuation != 0 {
-            last_spaces = first_bytes(last_spaces, wide_continuation);
+        if continuation != 0 {
+            last_spaces = first_bytes(last_spaces, continuation);
         }
         let mut starts = !(in_run | joined) | last_spaces;
 

@@ -8,7 +8,7 @@
 //! word's end instead of apart.
 
 use super::classes::{CASELESS, Class, Classes, LETTER, LOWER, MARK, NUMBER, SPACE, UPPER};
-use super::window::{Rule, WIDTH, Window, bit, decode, first_bytes, lowest};
+use super::window::{Rule, WIDTH, Wide, Window, bit, first_bytes, lowest};
 
 /// The rule: three variants of one.
 #[derive(Debug)]
@@ -139,18 +139,15 @@ impl Rule for Gpt4 {
         let mut known = len;
         let non_ascii = window.non_ascii();
         if non_ascii != 0 {
-            let word = self.word();
-            known = decode(self.classes, bytes, len, non_ascii, |class, bits| {
-                let when = |wanted: Class| if class & wanted != 0 { bits } else { 0 };
-                words |= when(word);
-                capitals |= when(UPPER);
-                caseless |= when(CASELESS | MARK);
-                marks |= when(MARK);
-                numbers |= when(NUMBER);
-                wide_numbers |= when(NUMBER);
-                spaces |= when(SPACE);
-                continuation |= bits & bits << 1;
-            });
+            let wide = Wide::new(window, self.classes, bytes, len, non_ascii);
+            marks = if self.cased { wide.whole(wide.marks) } else { 0 };
+            caseless = marks | wide.whole(wide.caseless);
+            capitals |= wide.whole(wide.upper);
+            words |= caseless | wide.whole(wide.upper | wide.lower);
+            wide_numbers = wide.whole(wide.numbers);
+            numbers |= wide_numbers;
+            spaces |= wide.whole(wide.spaces);
+            (known, continuation) = (wide.known, wide.continuation);
         }
         let inside = lowest(known);
         words &= inside;

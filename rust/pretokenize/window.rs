@@ -11,7 +11,7 @@
 
 #![expect(unsafe_code, reason = "vector instructions that were detected at run time")]
 
-use super::classes::{Class, Classes};
+use super::classes::{CASELESS, Classes, LOWER, MARK, NUMBER, SPACE, UPPER, utf8_length};
 
 /// Bytes in a window.
 pub(super) const WIDTH: usize = 64;
@@ -24,6 +24,8 @@ pub(super) trait Window: Copy {
     fn is(self, byte: u8) -> u64;
     /// Where a byte is one of these, both ends included and below 0x80.
     fn within(self, first: u8, last: u8) -> u64;
+    /// Where a byte is one of these, both ends included and from 0x80 on.
+    fn within_high(self, first: u8, last: u8) -> u64;
     /// Where a byte is an ASCII letter.
     fn letters(self) -> u64;
     /// Where a byte is part of a character beyond ASCII.
@@ -159,32 +161,67 @@ pub(super) fn bit(position: usize) -> u64 {
     if position < WIDTH { 1 << position } else { 0 }
 }
 
-/// Calls `each` with the class of every character beyond ASCII and the bits of its bytes, and
-/// returns where the first one begins that reaches beyond the window, or else `len`.
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "the kernel's instructions are those of its caller")]
-pub(super) fn decode(
-    classes: &Classes,
-    bytes: &[u8; WIDTH],
-    len: usize,
-    mut non_ascii: u64,
-    mut each: impl FnMut(Class, u64),
-) -> usize {
-    while non_ascii != 0 {
-        let at = non_ascii.trailing_zeros() as usize;
-        let width = match bytes[at] {
-            ..0xe0 => 2,
-            0xe0..0xf0 => 3,
-            _ => 4,
-        };
-        if at + width > WIDTH {
-            return at;
+/// What a window holds beyond ASCII, by the first bytes of the characters.
+#[derive(Default)]
+pub(super) struct Wide {
+    /// Where a byte continues a character.
+    pub(super) continuation: u64,
+    /// Where the first character begins that reaches beyond the window; else the text's length in it.
+    pub(super) known: usize,
+    pub(super) upper: u64,
+    pub(super) lower: u64,
+    pub(super) caseless: u64,
+    pub(super) marks: u64,
+    pub(super) numbers: u64,
+    pub(super) spaces: u64,
+}
+
+impl Wide {
+    /// Looks at the characters that begin or continue where `non_ascii` says.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the kernel's instructions are those of its caller")]
+    pub(super) fn new<W: Window>(
+        window: W,
+        classes: &Classes,
+        bytes: &[u8; WIDTH],
+        len: usize,
+        non_ascii: u64,
+    ) -> Self {
+        let continuation = window.within_high(0x80, 0xbf);
+        let mut firsts = non_ascii & !continuation;
+        let mut wide = Self { continuation, known: len, ..Self::default() };
+        let last = WIDTH - 1 - firsts.leading_zeros() as usize;
+        if last + utf8_length(bytes[last]) > WIDTH {
+            wide.known = last;
+            firsts &= lowest(last);
         }
-        let bits = lowest(width) << at;
-        each(classes.at(bytes, at).0, bits);
-        non_ascii &= !bits;
+        // U+5000..U+9FFF and U+B000..U+CFFF: Chinese and Korean, letters without case all of them.
+        let known_letters = window.within_high(0xe5, 0xe9) | window.within_high(0xeb, 0xec);
+        wide.caseless = firsts & known_letters;
+        firsts &= !known_letters;
+        while firsts != 0 {
+            let at = firsts.trailing_zeros() as usize;
+            firsts &= firsts - 1;
+            let class = u64::from(classes.at_in(bytes, at));
+            let when = |shift: u32| (class >> shift & 1) << at;
+            wide.upper |= when(UPPER.trailing_zeros());
+            wide.lower |= when(LOWER.trailing_zeros());
+            wide.caseless |= when(CASELESS.trailing_zeros());
+            wide.marks |= when(MARK.trailing_zeros());
+            wide.numbers |= when(NUMBER.trailing_zeros());
+            wide.spaces |= when(SPACE.trailing_zeros());
+        }
+        wide
     }
-    len
+
+    /// All bytes of the characters with these first ones.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a few instructions where it is used")]
+    pub(super) fn whole(&self, firsts: u64) -> u64 {
+        let two = firsts | firsts << 1 & self.continuation;
+        let three = two | two << 1 & self.continuation;
+        three | three << 1 & self.continuation
+    }
 }
 
 /// Moves the bits that stand on the last byte of a character to its first. `continuation` are the
@@ -243,6 +280,11 @@ mod avx2 {
         fn within(self, first: u8, last: u8) -> u64 {
             let Self([low, high]) = self;
             bits(within(low, first, last), within(high, first, last))
+        }
+
+        #[inline(always)]
+        fn within_high(self, first: u8, last: u8) -> u64 {
+            self.within(first, last)
         }
 
         #[inline(always)]
@@ -329,6 +371,14 @@ impl Window for Portable {
     }
 
     #[inline]
+    fn within_high(self, first: u8, last: u8) -> u64 {
+        self.bits(|word| {
+            let low = word & repeat(0x7f);
+            (low + repeat(0x80 - (first & 0x7f))) & !(low + repeat(0x7f - (last & 0x7f))) & word
+        })
+    }
+
+    #[inline]
     fn letters(self) -> u64 {
         Self(self.0.map(|word| word | repeat(0x20))).within(b'a', b'z')
     }
@@ -355,6 +405,9 @@ mod tests {
             for last in wanted..0x80 {
                 let range = wanted..=last;
                 assert_eq!(window.within(wanted, last), naive(&|byte| range.contains(&byte)));
+                let range = wanted + 0x80..=last + 0x80;
+                let found = window.within_high(wanted + 0x80, last + 0x80);
+                assert_eq!(found, naive(&|byte| range.contains(&byte)));
             }
         }
     }
