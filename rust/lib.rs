@@ -14,6 +14,7 @@ mod pretoken_cache;
 pub mod pretokenize;
 pub mod progress;
 pub mod special_tokens;
+pub mod text_source;
 mod tokenizer_json;
 pub mod vocabulary;
 pub mod vocabulary_files;

@@ -1,0 +1,393 @@
+//! Files → slices of text cut where no token can cross.
+//!
+//! Paths are files, folders, globs or `-`; gzip and zstd are known by their content; `.jsonl` files
+//! give one field of each line. Any number of threads take slices from one [`Slices`]: large plain
+//! files are read by position, outside the lock; everything else is read (and decompressed) in order by
+//! whichever thread asks next, while the others work. A slice holds about a megabyte, however long
+//! the input or short its documents. Memory is one slice a thread, and the longest stretch without
+//! a cut.
+
+mod grid;
+mod inputs;
+mod open;
+mod records;
+mod slice;
+mod stream;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aho_corasick::{AhoCorasick, Input as Haystack, MatchKind};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::cut::CutRule;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use inputs::Inputs;
+pub use inputs::{Input, STDIN};
+use open::{Opened, PlainFile};
+use slice::Segment;
+pub use slice::{Content, Piece, Slice};
+use stream::Stream;
+
+/// How much of a document decides whether it goes to validation.
+const HASHED_BYTES: usize = 4096;
+
+/// No further file is packed into a slice that holds so many documents: they may all be empty.
+const MOST_SEGMENTS: usize = 1 << 14;
+
+/// What happens to bytes that are not UTF-8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DecodeErrors {
+    /// They are an error with file, line and offset.
+    #[default]
+    Strict,
+    /// They become U+FFFD, as Python's `errors="replace"` has it.
+    Replace,
+    /// Each is a pretoken of its own, so that nothing is lost.
+    Bytes,
+}
+
+/// How text is read.
+#[derive(Debug, Clone)]
+pub struct SourceOptions {
+    /// What happens to bytes that are not UTF-8.
+    pub errors: DecodeErrors,
+    /// The field of a JSON line that holds the text; `text` where none is given. Standard input
+    /// is read as JSON lines if one is.
+    pub text_field: Option<String>,
+    /// The longest line of JSON, or stretch of text without a cut, that is taken.
+    pub max_record_bytes: u64,
+    /// About how much text a slice holds.
+    pub slice_bytes: usize,
+}
+
+impl Default for SourceOptions {
+    fn default() -> Self {
+        Self {
+            errors: DecodeErrors::Strict,
+            text_field: None,
+            max_record_bytes: 1 << 30,
+            slice_bytes: 1 << 20,
+        }
+    }
+}
+
+/// The files to read, and how.
+#[derive(Debug)]
+pub struct TextSource {
+    inputs: Inputs,
+    options: SourceOptions,
+}
+
+impl TextSource {
+    /// Finds the files that `paths` (files, folders, globs, `-`) name; none is opened yet.
+    pub fn new(paths: &[PathBuf], options: SourceOptions) -> Result<Self> {
+        if options.max_record_bytes == 0 || options.slice_bytes == 0 {
+            return Err(Error::Usage("max_record_bytes must be at least 1".to_owned()));
+        }
+        let source = Self { inputs: Inputs::resolve(paths)?, options };
+        if let Some(field) = &source.options.text_field
+            && !source.inputs.list.iter().any(|input| source.is_jsonl(input))
+        {
+            return Err(Error::Usage(format!(
+                "--text_field {field} has no effect: no input is .jsonl or standard input"
+            )));
+        }
+        Ok(source)
+    }
+
+    /// The files, in order.
+    pub fn inputs(&self) -> &[Input] {
+        &self.inputs.list
+    }
+
+    /// What the folders hold beside regular, visible files; it is not read.
+    pub fn skipped(&self) -> &[PathBuf] {
+        &self.inputs.skipped
+    }
+
+    /// Leaves `paths` out of what folders hold: a run's own outputs.
+    pub fn leave_out(&mut self, paths: &[PathBuf]) {
+        self.inputs.leave_out(paths);
+    }
+
+    /// Bytes on disk; 0 where an input cannot say.
+    pub fn total_bytes(&self) -> u64 {
+        if self.inputs.list.iter().any(Input::is_stdin) {
+            return 0;
+        }
+        self.inputs.list.iter().map(|input| input.size).sum()
+    }
+
+    /// Whether the inputs come as documents of their own: lines of JSON, a folder, a glob, or
+    /// several files.
+    pub fn has_documents(&self) -> bool {
+        self.inputs.gathered
+            || self.inputs.list.len() > 1
+            || self.inputs.list.iter().any(|input| self.is_jsonl(input))
+    }
+
+    /// The text in slices, cut by `cut`; with `split` told apart by document. Reading adds the
+    /// bytes read to `progress` and ends when it is cancelled.
+    pub fn slices<'s>(
+        &'s self,
+        cut: &'s CutRule,
+        split: Option<&'s Split>,
+        progress: &'s Progress,
+    ) -> Slices<'s> {
+        let limit = usize::try_from(self.options.max_record_bytes).unwrap_or(usize::MAX);
+        let reading = Reading {
+            inputs: &self.inputs.list,
+            errors: self.options.errors,
+            text_field: self.options.text_field.as_deref().unwrap_or("text"),
+            max_record_bytes: self.options.max_record_bytes,
+            slice_bytes: self.options.slice_bytes.min(limit),
+            cut,
+            split,
+            progress,
+        };
+        Slices { source: self, reading, feed: Mutex::new(Feed::default()) }
+    }
+
+    fn is_jsonl(&self, input: &Input) -> bool {
+        input.is_named_jsonl() || (input.is_stdin() && self.options.text_field.is_some())
+    }
+}
+
+/// Which documents go to validation: those whose first 4,096 bytes hash low.
+#[derive(Debug)]
+pub struct Split {
+    fraction: f64,
+    /// Finds special tokens as the encoder does; the first of them ends a document.
+    specials: Option<AhoCorasick>,
+}
+
+impl Split {
+    /// Sends about `fraction` of the documents to validation. Within a text, documents end with
+    /// `separator`, one of `specials`.
+    pub fn new(fraction: f64, separator: Option<&str>, specials: &[&str]) -> Result<Self> {
+        let specials = match separator {
+            None => None,
+            Some(separator) => {
+                let others = specials.iter().copied().filter(|&token| token != separator);
+                let tokens: Vec<&str> = [separator].into_iter().chain(others).collect();
+                let built =
+                    AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(tokens);
+                Some(built.map_err(|error| Error::Usage(format!("special tokens: {error}")))?)
+            }
+        };
+        Ok(Self { fraction, specials })
+    }
+
+    fn separator(&self, text: &[u8], range: Range<usize>) -> Option<Range<usize>> {
+        let specials = self.specials.as_ref()?;
+        specials
+            .find_iter(Haystack::new(text).range(range))
+            .find(|found| found.pattern().as_u32() == 0)
+            .map(|found| found.range())
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "53 of the hash's bits, which a float holds exactly"
+    )]
+    fn chooses(&self, document: &[u8]) -> bool {
+        let hash = xxh3_64(&document[..document.len().min(HASHED_BYTES)]);
+        ((hash >> 11) as f64) < self.fraction * (1_u64 << 53) as f64
+    }
+}
+
+/// What all parts of reading need to know.
+struct Reading<'s> {
+    inputs: &'s [Input],
+    errors: DecodeErrors,
+    text_field: &'s str,
+    max_record_bytes: u64,
+    slice_bytes: usize,
+    cut: &'s CutRule,
+    split: Option<&'s Split>,
+    progress: &'s Progress,
+}
+
+impl Reading<'_> {
+    fn check_record(&self, path: &Path, offset: u64, length: u64) -> Result<()> {
+        if length <= self.max_record_bytes {
+            return Ok(());
+        }
+        let limit = self.max_record_bytes;
+        let why = format!(
+            "from byte offset {offset} on, more than {limit} bytes of text cannot be divided; \
+             --max_record_bytes sets the limit"
+        );
+        Err(Error::MalformedFile { path: path.to_owned(), why })
+    }
+}
+
+/// The slices of a source, for any number of threads.
+pub struct Slices<'s> {
+    source: &'s TextSource,
+    reading: Reading<'s>,
+    feed: Mutex<Feed<'s>>,
+}
+
+#[derive(Default)]
+struct Feed<'s> {
+    next_input: usize,
+    next_number: u64,
+    current: Option<Current<'s>>,
+    has_ended: bool,
+    not_text: Vec<PathBuf>,
+}
+
+enum Current<'s> {
+    Cells { input: usize, file: Arc<PlainFile>, next: u64 },
+    Stream(Box<Stream<'s>>),
+}
+
+struct Cell {
+    input: usize,
+    file: Arc<PlainFile>,
+    number: u64,
+}
+
+impl<'s> Slices<'s> {
+    /// Reads the next slice into `slice`; false where there is none. Slices are numbered from 0
+    /// without gaps, the one that cannot be read included; none follows it.
+    pub fn next(&self, slice: &mut Slice) -> Result<bool> {
+        slice.clear();
+        let cell = {
+            let mut feed = self.feed.lock().unwrap_or_else(PoisonError::into_inner);
+            if feed.has_ended {
+                return Ok(false);
+            }
+            slice.number = feed.next_number;
+            let taken = self.reading.progress.check().and_then(|()| self.take(&mut feed, slice));
+            match taken {
+                Ok(Taken::End) => {
+                    feed.has_ended = true;
+                    return Ok(false);
+                }
+                Ok(taken) => {
+                    feed.next_number += 1;
+                    if let Taken::Cell(cell) = taken { Some(cell) } else { None }
+                }
+                Err(error) => {
+                    feed.has_ended = true;
+                    return Err(error);
+                }
+            }
+        };
+        if let Some(cell) = cell {
+            self.read_cell(cell, slice)?;
+        }
+        slice.decode(&self.reading)?;
+        Ok(true)
+    }
+
+    /// Files of the folders that turned out to hold no text, and were passed over.
+    pub fn not_text(&self) -> Vec<PathBuf> {
+        self.feed.lock().unwrap_or_else(PoisonError::into_inner).not_text.clone()
+    }
+
+    fn take(&self, feed: &mut Feed<'s>, slice: &mut Slice) -> Result<Taken> {
+        while slice.bytes.len() <= self.reading.slice_bytes / 2
+            && slice.segments.len() < MOST_SEGMENTS
+        {
+            match &mut feed.current {
+                None => {
+                    if feed.next_input == self.source.inputs.list.len() {
+                        let is_empty = slice.segments.is_empty();
+                        return Ok(if is_empty { Taken::End } else { Taken::Stretch });
+                    }
+                    self.open_next(feed)?;
+                }
+                Some(Current::Cells { .. }) if !slice.segments.is_empty() => break,
+                Some(Current::Cells { input, file, next }) => {
+                    let cell = Cell { input: *input, file: Arc::clone(file), number: *next };
+                    *next += 1;
+                    if *next * self.reading.slice_bytes as u64 >= file.size {
+                        feed.current = None;
+                    }
+                    return Ok(Taken::Cell(cell));
+                }
+                Some(Current::Stream(stream)) => {
+                    if !stream.fill(slice, &self.reading)? {
+                        feed.current = None;
+                    }
+                }
+            }
+        }
+        Ok(Taken::Stretch)
+    }
+
+    fn open_next(&self, feed: &mut Feed<'s>) -> Result<()> {
+        let place = feed.next_input;
+        let input = &self.source.inputs.list[place];
+        feed.next_input += 1;
+        let is_jsonl = self.source.is_jsonl(input);
+        let (reader, compression): (Box<dyn std::io::Read + Send + 's>, _) =
+            match open::open(input, self.reading.progress)? {
+                Opened::NotText => {
+                    feed.not_text.push(input.path.clone());
+                    self.reading.progress.add(input.size);
+                    return Ok(());
+                }
+                Opened::Plain(file) if self.is_read_in_cells(&file, is_jsonl) => {
+                    feed.current = Some(Current::Cells { input: place, file, next: 0 });
+                    return Ok(());
+                }
+                Opened::Plain(file) => (Box::new(file.reader(self.reading.progress)), None),
+                Opened::Stream { reader, compression } => (reader, compression),
+            };
+        feed.current = Some(Current::Stream(Box::new(Stream {
+            input: place,
+            path: input.path.clone(),
+            reader,
+            compression,
+            is_jsonl,
+            place: stream::Place::default(),
+        })));
+        Ok(())
+    }
+
+    /// Small files are packed into one slice instead; documents are told apart in order.
+    fn is_read_in_cells(&self, file: &PlainFile, is_jsonl: bool) -> bool {
+        !is_jsonl && self.reading.split.is_none() && file.size > self.reading.slice_bytes as u64
+    }
+
+    fn read_cell(&self, cell: Cell, slice: &mut Slice) -> Result<()> {
+        let range = grid::read_cell(&cell.file, cell.number, &mut slice.bytes, &self.reading)?;
+        let begin = cell.number * self.reading.slice_bytes as u64;
+        self.reading.progress.add((self.reading.slice_bytes as u64).min(cell.file.size - begin));
+        if let Some(range) = range {
+            slice.segments.push(Segment {
+                range: 0..slice.bytes.len(),
+                input: cell.input,
+                offset: range.start,
+                line: 0,
+                is_record: false,
+                starts_document: range.start == 0,
+                ends_document: range.end == cell.file.size,
+                in_validation: false,
+            });
+            slice.file = Some(cell.file);
+        }
+        Ok(())
+    }
+}
+
+enum Taken {
+    End,
+    /// The slice was filled.
+    Stretch,
+    /// To be read outside the lock.
+    Cell(Cell),
+}
+
+/// Makes room for `more` bytes, or says that there is none.
+fn reserve(bytes: &mut Vec<u8>, more: usize) -> Result<()> {
+    let needed = bytes.len() + more;
+    bytes.try_reserve(more).map_err(|_| Error::OutOfMemory { bytes: needed })
+}

@@ -1,0 +1,165 @@
+//! What a user names → the files meant, in order: files, folders, globs, `-`.
+
+use std::collections::HashSet;
+use std::fs::{self, Metadata};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// The name of standard input.
+pub const STDIN: &str = "-";
+
+/// One file to read.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// As messages name it; `-` is standard input.
+    pub path: PathBuf,
+    /// Bytes on disk; 0 where the system cannot say.
+    pub size: u64,
+    /// Found in a folder: files that are not text are passed over, and said so.
+    pub found: bool,
+}
+
+impl Input {
+    /// Whether this is standard input.
+    pub fn is_stdin(&self) -> bool {
+        self.path.as_os_str() == STDIN
+    }
+
+    /// Whether the name says that every line is a JSON record.
+    pub(super) fn is_named_jsonl(&self) -> bool {
+        let mut name = self.path.clone();
+        let has = |name: &Path, endings: &[&str]| {
+            name.extension()
+                .is_some_and(|ending| endings.iter().any(|e| ending.eq_ignore_ascii_case(e)))
+        };
+        if has(&name, &["gz", "zst"]) {
+            name.set_extension("");
+        }
+        has(&name, &["jsonl", "ndjson"])
+    }
+}
+
+/// All files to read.
+#[derive(Debug, Default)]
+pub(super) struct Inputs {
+    pub(super) list: Vec<Input>,
+    /// Whether a folder or a glob was named.
+    pub(super) gathered: bool,
+    /// What folders hold beside regular, visible files.
+    pub(super) skipped: Vec<PathBuf>,
+}
+
+impl Inputs {
+    /// Resolves `paths` in the order given; what a folder or a glob holds is sorted.
+    pub(super) fn resolve(paths: &[PathBuf]) -> Result<Self> {
+        if paths.is_empty() {
+            return Err(Error::Usage("no input was named".to_owned()));
+        }
+        let mut inputs = Self::default();
+        for path in paths {
+            inputs.add(path)?;
+        }
+        if inputs.list.iter().filter(|input| input.is_stdin()).count() > 1 {
+            return Err(Error::Usage("standard input (-) is named twice".to_owned()));
+        }
+        Ok(inputs)
+    }
+
+    fn add(&mut self, path: &Path) -> Result<()> {
+        if path.as_os_str() == STDIN {
+            self.list.push(Input { path: path.to_owned(), size: 0, found: false });
+            return Ok(());
+        }
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => self.add_folder(path),
+            Ok(metadata) => {
+                self.add_file(path.to_owned(), &metadata, false);
+                Ok(())
+            }
+            Err(error) => match path.to_str().filter(|name| name.contains(['*', '?', '['])) {
+                Some(pattern) => self.add_glob(path, pattern),
+                None => Err(Error::io(path, error)),
+            },
+        }
+    }
+
+    fn add_file(&mut self, path: PathBuf, metadata: &Metadata, found: bool) {
+        let size = if metadata.is_file() { metadata.len() } else { 0 };
+        self.list.push(Input { path, size, found });
+    }
+
+    fn add_glob(&mut self, path: &Path, pattern: &str) -> Result<()> {
+        let options = glob::MatchOptions {
+            case_sensitive: true,
+            require_literal_separator: true,
+            require_literal_leading_dot: true,
+        };
+        let matches = glob::glob_with(pattern, options)
+            .map_err(|error| Error::Usage(format!("{pattern}: {error}")))?;
+        let mut files = Vec::new();
+        for found in matches {
+            let found = found.map_err(|error| Error::io(error.path().to_owned(), error.into()))?;
+            let metadata = fs::metadata(&found).map_err(|error| Error::io(&found, error))?;
+            if !metadata.is_dir() {
+                files.push((found, metadata));
+            }
+        }
+        if files.is_empty() {
+            return Err(Error::MissingFile { path: path.to_owned() });
+        }
+        files.sort_by(|left, right| left.0.cmp(&right.0));
+        self.gathered = true;
+        for (file, metadata) in files {
+            self.add_file(file, &metadata, false);
+        }
+        Ok(())
+    }
+
+    fn add_folder(&mut self, folder: &Path) -> Result<()> {
+        let mut files = Vec::new();
+        self.walk(folder, &mut files)?;
+        if files.is_empty() {
+            return Err(Error::Usage(format!("{}: the folder holds no files", folder.display())));
+        }
+        files.sort_by(|left, right| left.0.cmp(&right.0));
+        self.gathered = true;
+        for (file, metadata) in files {
+            self.add_file(file, &metadata, true);
+        }
+        Ok(())
+    }
+
+    /// Hidden entries and whatever is neither folder nor regular file are skipped; links to files
+    /// are followed, links to folders are not, since they may lead in a circle.
+    fn walk(&mut self, folder: &Path, files: &mut Vec<(PathBuf, Metadata)>) -> Result<()> {
+        let refused = |error| Error::io(folder, error);
+        for entry in fs::read_dir(folder).map_err(refused)? {
+            let entry = entry.map_err(refused)?;
+            let path = entry.path();
+            let kind = entry.file_type().map_err(|error| Error::io(&path, error))?;
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                self.skipped.push(path);
+            } else if kind.is_dir() {
+                self.walk(&path, files)?;
+            } else {
+                match fs::metadata(&path) {
+                    Ok(metadata) if metadata.is_file() => files.push((path, metadata)),
+                    _ => self.skipped.push(path),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves out of the folders' files those named: a run's own outputs.
+    pub(super) fn leave_out(&mut self, paths: &[PathBuf]) {
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        let outputs: HashSet<PathBuf> = paths.iter().filter_map(|path| real(path)).collect();
+        if !outputs.is_empty() {
+            self.list.retain(|input| {
+                !input.found || real(&input.path).is_none_or(|path| !outputs.contains(&path))
+            });
+        }
+    }
+}
