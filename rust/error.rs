@@ -59,10 +59,16 @@ pub enum Error {
         second: String,
     },
     /// An id that an int32 cannot hold.
-    #[error("token id {id} is larger than 2147483647, the largest an int32 holds")]
-    IdTooLarge {
+    #[error("token id {id} is outside 0 to 2147483647, the ids an int32 holds")]
+    IdOutOfRange {
         /// The id.
-        id: u64,
+        id: i64,
+    },
+    /// Text with half a surrogate pair, which no UTF-8 can hold.
+    #[error("the text holds a lone surrogate at index {index}, which is no character")]
+    LoneSurrogate {
+        /// Index in the Python string.
+        index: usize,
     },
     /// A token of no bytes.
     #[error("token id {id} is empty; a token has at least one byte")]
@@ -193,7 +199,8 @@ impl Error {
             Self::MissingByte { .. }
             | Self::DuplicateToken { .. }
             | Self::DuplicateId { .. }
-            | Self::IdTooLarge { .. }
+            | Self::IdOutOfRange { .. }
+            | Self::LoneSurrogate { .. }
             | Self::EmptyToken { .. }
             | Self::UnknownMergeToken { .. }
             | Self::UnknownId { .. }

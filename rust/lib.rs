@@ -1,6 +1,7 @@
 //! From raw text to token ids: lmkit's core.
 
 pub mod byte_alphabet;
+pub mod canonical;
 pub mod count_pretokens;
 pub mod cut;
 pub mod decode;

@@ -83,7 +83,7 @@ impl Vocabulary {
         for (place, (id, token)) in tokens.iter().enumerate() {
             let (id, token) = (*id, token.as_ref());
             if id > i32::MAX.unsigned_abs() {
-                return Err(Error::IdTooLarge { id: id.into() });
+                return Err(Error::IdOutOfRange { id: id.into() });
             }
             if token.is_empty() {
                 return Err(Error::EmptyToken { id });

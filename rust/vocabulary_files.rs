@@ -36,6 +36,40 @@ pub struct TokenizerParts {
     pub pattern: Option<String>,
 }
 
+impl TokenizerParts {
+    /// Parts given in memory; a special token that `vocab` lacks gets the next id after the
+    /// largest.
+    pub fn in_memory(
+        vocab: Vec<(i64, Vec<u8>)>,
+        merges: Vec<(Vec<u8>, Vec<u8>)>,
+        special_tokens: &[String],
+        pattern: String,
+    ) -> Result<Self> {
+        let mut tokens = Vec::with_capacity(vocab.len());
+        for (id, token) in vocab {
+            tokens.push((u32::try_from(id).map_err(|_| Error::IdOutOfRange { id })?, token));
+        }
+        let vocabulary = Vocabulary::from_merges(tokens, merges)?;
+        Self { vocabulary, special_tokens: Vec::new(), pattern: None }
+            .with(Some(special_tokens), Some(pattern))
+    }
+
+    /// The same with other special tokens and another pattern, where given. A special token that
+    /// the vocabulary lacks gets the next id after the largest.
+    pub fn with(self, special_tokens: Option<&[String]>, pattern: Option<String>) -> Result<Self> {
+        let pattern = pattern.or(self.pattern);
+        let Some(named) = special_tokens else { return Ok(Self { pattern, ..self }) };
+        let known = |token: &str| self.vocabulary.id(token.as_bytes());
+        let special_tokens = number_specials(named, self.vocabulary.size(), known)?;
+        let missing: Vec<(u32, Vec<u8>)> = special_tokens
+            .iter()
+            .filter(|(token, _)| known(token).is_none())
+            .map(|(token, id)| (*id, token.clone().into_bytes()))
+            .collect();
+        Ok(Self { vocabulary: self.vocabulary.with_tokens(&missing)?, special_tokens, pattern })
+    }
+}
+
 /// Reads whatever `path` is: a tokenizer folder, a `tokenizer.json`, or a `.tiktoken` file.
 pub fn read(path: &Path) -> Result<TokenizerParts> {
     if path.is_dir() {
@@ -60,7 +94,12 @@ pub fn read_pair(
     let entries = read_vocab(vocab_path)?;
     let merges = read_merges(merges_path)?;
     let specials = match special_tokens {
-        Some(named) => number_specials(&entries, named),
+        Some(named) => {
+            let ids: FxHashMap<&str, u32> =
+                entries.iter().map(|(key, id)| (key.as_str(), *id)).collect();
+            let next = entries.iter().map(|(_, id)| *id as usize + 1).max().unwrap_or(0);
+            number_specials(named, next, |token| ids.get(token).copied())?
+        }
         None => guess_specials(&entries, &merges),
     };
     let vocabulary = assemble(vocab_path, merges_path, entries, merges, &specials)?;
@@ -73,18 +112,20 @@ pub(crate) type Entries = Vec<(String, u32)>;
 /// One merge of a file: its line (from 1) or place, and both sides in bytes.
 pub(crate) type FileMerge = (usize, Vec<u8>, Vec<u8>);
 
-/// Ids for the special tokens named, those missing numbered from the largest id on.
-fn number_specials(entries: &Entries, named: &[String]) -> Vec<(String, u32)> {
-    let known: FxHashMap<&str, u32> = entries.iter().map(|(key, id)| (key.as_str(), *id)).collect();
-    let mut next = entries.iter().map(|(_, id)| id + 1).max().unwrap_or(0);
-    let number = |token: &String| {
-        let id = known.get(token.as_str()).copied().unwrap_or_else(|| {
-            next += 1;
-            next - 1
-        });
-        (token.clone(), id)
-    };
-    named.iter().map(number).collect()
+/// Ids for the special tokens named, those not known numbered from `next` on.
+fn number_specials(
+    named: &[String],
+    mut next: usize,
+    known: impl Fn(&str) -> Option<u32>,
+) -> Result<Vec<(String, u32)>> {
+    let mut numbered: Vec<(String, u32)> = Vec::with_capacity(named.len());
+    for token in named {
+        let id = known(token).or_else(|| u32::try_from(next).ok());
+        let id = id.ok_or_else(|| Error::Usage("no id is left for a special token".to_owned()))?;
+        next += usize::from(known(token).is_none());
+        numbered.push((token.clone(), id));
+    }
+    Ok(numbered)
 }
 
 /// The entries shaped `<|…|>` that no merge makes.

@@ -1,0 +1,264 @@
+"""`Tokenizer`: text to token ids and back, by byte-level BPE."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from lmkit import _core
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Path: TypeAlias = str | os.PathLike[str]
+Special: TypeAlias = Literal["encode", "none", "error"]
+
+
+class Tokenizer:
+    """A byte-level BPE tokenizer: a vocabulary, its merges, special tokens and a pattern.
+
+    Gives the ids of tiktoken and of Hugging Face tokenizers for the same vocabulary. Immutable; may
+    be used from many threads, pickled, copied, and used in a forked child.
+
+    Args:
+        vocab: token id -> bytes of the token. Must have all 256 single bytes; ids may have gaps and
+            need not be in the order of the merges.
+        merges: pairs of byte strings, the first merged first.
+        special_tokens: texts that are one token each and never merged across; of several that match
+            at a place the longest is taken. One that the vocabulary lacks is appended at the
+            largest id + 1. None: there are none.
+        pattern: how text is split before merging: ``"gpt2"``, ``"cl100k"``, ``"o200k"``, or a
+            regular expression.
+
+    Raises:
+        MalformedError: a byte has no token, a merge names an unknown token, an id or a token stands
+            there twice, an id does not fit an int32.
+        UsageError: the pattern is no regular expression, a special token is empty or given twice.
+
+    Example:
+        >>> vocab = {byte: bytes([byte]) for byte in range(256)} | {256: b"he"}
+        >>> tok = Tokenizer(vocab, [(b"h", b"e")], special_tokens=["<|endoftext|>"])
+        >>> tok.encode("hehe<|endoftext|>")
+        [256, 256, 257]
+        >>> tok.decode([256, 257])
+        'he<|endoftext|>'
+    """
+
+    __slots__ = ("_core",)
+
+    _core: _core.Tokenizer
+
+    def __init__(
+        self,
+        vocab: Mapping[int, bytes],
+        merges: Sequence[tuple[bytes, bytes]],
+        special_tokens: Sequence[str] | None = None,
+        pattern: str = "gpt2",
+    ) -> None:
+        specials = list(special_tokens) if special_tokens is not None else []
+        self._core = _core.Tokenizer(list(vocab.items()), list(merges), specials, pattern)
+
+    @classmethod
+    def _wrap(cls, core: _core.Tokenizer) -> "Tokenizer":
+        tokenizer = cls.__new__(cls)
+        tokenizer._core = core
+        return tokenizer
+
+    @classmethod
+    def from_files(
+        cls,
+        vocab_path: Path,
+        merges_path: Path,
+        special_tokens: Sequence[str] | None = None,
+        pattern: str = "gpt2",
+    ) -> "Tokenizer":
+        """Read GPT-2 style files, whatever their names.
+
+        Args:
+            vocab_path: JSON object, token in GPT-2's byte alphabet -> id.
+            merges_path: one merge a line, two tokens with a space between; a first line that starts
+                with ``#version`` is a header.
+            special_tokens: as for the constructor, except that None takes the entries shaped
+                ``<|...|>`` that no merge makes.
+            pattern: as for the constructor.
+
+        Raises:
+            MissingFileError: a file is not there.
+            MalformedError: a file is not what it should be; the message names file and line.
+        """
+        specials = list(special_tokens) if special_tokens is not None else None
+        return cls._wrap(
+            _core.Tokenizer.from_files(
+                os.fspath(vocab_path), os.fspath(merges_path), specials, pattern
+            )
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        special_tokens: Sequence[str] | None = None,
+        pattern: str | None = None,
+    ) -> "Tokenizer":
+        """Read a tokenizer folder, a Hugging Face ``tokenizer.json`` or a ``.tiktoken`` rank file.
+
+        Args:
+            path: the folder or file.
+            special_tokens: None takes those the file records (a rank file records none).
+            pattern: None takes the one the file records (``"gpt2"`` where it records none).
+
+        Raises:
+            MissingFileError: there is nothing at ``path``.
+            MalformedError: it is not a byte-level BPE tokenizer; the message says why.
+        """
+        specials = list(special_tokens) if special_tokens is not None else None
+        return cls._wrap(_core.Tokenizer.load(os.fspath(path), specials, pattern))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Tokenizer":
+        """The tokenizer that :meth:`to_json` described."""
+        return cls._wrap(_core.Tokenizer.from_json(text))
+
+    def to_json(self) -> str:
+        """The whole tokenizer as one JSON text, in canonical form; what checkpoints carry."""
+        return self._core.to_json()
+
+    def save(self, folder: Path, *, force: bool = False) -> None:
+        """Write a tokenizer folder: vocab.json, merges.txt, tokenizer.json, lmkit.json.
+
+        The folder appears only when whole. ``tokenizer.json`` loads in Hugging Face ``tokenizers``
+        and ``transformers`` and gives the same ids.
+
+        Args:
+            folder: where to write; its parent must exist.
+            force: replace a tokenizer folder that is there already.
+
+        Raises:
+            UsageError: ``folder`` exists (and is not a tokenizer folder, or ``force`` is off).
+            SystemRefusedError: the system refused a write.
+        """
+        self._core.save(os.fspath(folder), force)
+
+    def encode(self, text: str, *, special: Special = "encode") -> list[int]:
+        """Token ids of ``text``.
+
+        Args:
+            text: any text without lone surrogates.
+            special: what to do with special tokens in the text: ``"encode"`` them, which is for
+                data one owns; take them as ordinary text (``"none"``), for text from strangers; or
+                refuse them (``"error"``).
+
+        Raises:
+            MalformedError: a lone surrogate, with its index.
+            UsageError: a special token in the text with ``special="error"``.
+        """
+        return self._core.encode(text, special)
+
+    def encode_array(self, text: str, *, special: Special = "encode") -> "npt.NDArray[np.int32]":
+        """Token ids of ``text`` as an int32 array of shape (n,); otherwise as :meth:`encode`."""
+        return self._core.encode_array(text, special)
+
+    def encode_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        special: Special = "encode",
+        num_threads: int | None = None,
+    ) -> "tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]":
+        """Token ids of many texts, on many threads, with the interpreter lock released.
+
+        Args:
+            texts: the texts.
+            special: as for :meth:`encode`.
+            num_threads: how many threads to use; None: one per core.
+
+        Returns:
+            ``(ids, offsets)``: int32 ids of all texts in a row, and int64 offsets of shape
+            (len(texts) + 1,); text i has ``ids[offsets[i]:offsets[i + 1]]``.
+        """
+        return self._core.encode_batch(list(texts), special, num_threads)
+
+    def encode_iterable(
+        self, texts: Iterable[str], *, special: Special = "encode"
+    ) -> Iterator[int]:
+        """Token ids of the texts joined, one at a time.
+
+        Equal to ``encode("".join(texts))`` wherever the text is cut, but never holds more than the
+        stretch of text that no token boundary divides. Works on the calling thread, in memory that
+        was taken when the tokenizer was made.
+        """
+        return self._core.encode_iterable(iter(texts), special)
+
+    def decode(self, ids: "Iterable[int] | npt.NDArray[np.integer[Any]]") -> str:
+        """Text of ``ids``; bytes that are no UTF-8 become U+FFFD.
+
+        Args:
+            ids: a list or a one-dimensional integer array.
+
+        Raises:
+            MalformedError: an id that is not in the vocabulary, with its index.
+        """
+        return self._core.decode(ids)
+
+    def decode_bytes(self, ids: "Iterable[int] | npt.NDArray[np.integer[Any]]") -> bytes:
+        """The bytes of ``ids``, joined; otherwise as :meth:`decode`."""
+        return self._core.decode_bytes(ids)
+
+    def stream_decoder(self) -> _core.StreamDecoder:
+        """A decoder for ids that come one by one; it holds back characters that are not whole."""
+        return self._core.stream_decoder()
+
+    @property
+    def vocab(self) -> dict[int, bytes]:
+        """Token id -> bytes, special tokens included, by rising id; made anew at each call."""
+        return self._core.vocab()
+
+    @property
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """The merges in order, as pairs of byte strings; empty for a rank file; made anew."""
+        return self._core.merges()
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Special token -> id, by rising id."""
+        return self._core.special_tokens()
+
+    @property
+    def vocab_size(self) -> int:
+        """The largest id + 1: what a model's embedding needs."""
+        return self._core.vocab_size
+
+    @property
+    def pattern(self) -> str:
+        """``"gpt2"``, ``"cl100k"``, ``"o200k"`` or a regular expression."""
+        return self._core.pattern
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of pattern, tokens by id, merges and special tokens in canonical form."""
+        return self._core.fingerprint
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tokenizer):
+            return NotImplemented
+        return self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __reduce__(self) -> "tuple[Any, tuple[str]]":
+        return type(self).from_json, (self.to_json(),)
+
+    def __copy__(self) -> "Tokenizer":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Tokenizer":
+        return self  # immutable
+
+    def __repr__(self) -> str:
+        first, rest = list(self.special_tokens)[:3], list(self.special_tokens)[3:]
+        shown = ", ".join(map(repr, first)) + (", ..." if rest else "")
+        return (
+            f"Tokenizer(vocab_size={self.vocab_size}, pattern={self.pattern!r}, "
+            f"special_tokens=[{shown}], fingerprint={self.fingerprint[:12]!r})"
+        )

@@ -1,0 +1,79 @@
+//! A tokenizer as one JSON text: what pickles and checkpoints carry, and what a fingerprint is of.
+//!
+//! One form for one tokenizer: `{"pattern", "tokens", "merges", "special_tokens"}` in this order and
+//! without spaces, tokens as `[id, spelling]` by rising id, merges as `[left id, right id]` in their
+//! order (`null` for a rank vocabulary), special tokens as `[text, id]` by rising id. Spellings are
+//! GPT-2's, which hold any bytes.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::byte_alphabet::{spell, unspell};
+use crate::error::{Error, Result};
+use crate::vocabulary::{MergeRule, Vocabulary};
+use crate::vocabulary_files::TokenizerParts;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Canonical {
+    pattern: String,
+    tokens: Vec<(u32, String)>,
+    merges: Option<Vec<(u32, u32)>>,
+    special_tokens: Vec<(String, u32)>,
+}
+
+/// `parts` in canonical form.
+pub fn to_json(parts: &TokenizerParts) -> String {
+    let merges = match parts.vocabulary.rule() {
+        MergeRule::Merges(merges) => Some(merges.iter().map(|m| (m.left, m.right)).collect()),
+        MergeRule::Ranks => None,
+    };
+    let mut special_tokens = parts.special_tokens.clone();
+    special_tokens.sort_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
+    let canonical = Canonical {
+        pattern: parts.pattern.clone().unwrap_or_else(|| "gpt2".to_owned()),
+        tokens: parts.vocabulary.iter().map(|(id, token)| (id, spell(token))).collect(),
+        merges,
+        special_tokens,
+    };
+    serde_json::to_string(&canonical).unwrap_or_default()
+}
+
+/// The parts that `text`, made by [`to_json`], describes.
+pub fn from_json(text: &str) -> Result<TokenizerParts> {
+    let refuse = |why: String| Error::MalformedFile { path: "tokenizer JSON".into(), why };
+    let canonical: Canonical = serde_json::from_str(text).map_err(|why| refuse(why.to_string()))?;
+    let mut tokens = Vec::with_capacity(canonical.tokens.len());
+    for (id, spelling) in canonical.tokens {
+        let bytes = unspell(&spelling)
+            .map_err(|c| refuse(format!("token {id}: {c:?} is not in GPT-2's byte alphabet")))?;
+        tokens.push((id, bytes));
+    }
+    let vocabulary = match canonical.merges {
+        None => Vocabulary::from_ranks(tokens)?,
+        Some(merges) => {
+            let ranks = Vocabulary::from_ranks(tokens.iter().cloned())?;
+            let side = |id: u32| {
+                let token = ranks.token(id).map(<[u8]>::to_vec);
+                token.ok_or_else(|| refuse(format!("a merge names id {id}, which has no token")))
+            };
+            let pairs = merges.into_iter().map(|(left, right)| Ok((side(left)?, side(right)?)));
+            Vocabulary::from_merges(tokens, pairs.collect::<Result<Vec<_>>>()?)?
+        }
+    };
+    Ok(TokenizerParts {
+        vocabulary,
+        special_tokens: canonical.special_tokens,
+        pattern: Some(canonical.pattern),
+    })
+}
+
+/// The sha256 of the canonical form, in hexadecimal.
+pub fn fingerprint(parts: &TokenizerParts) -> String {
+    Sha256::digest(to_json(parts)).iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

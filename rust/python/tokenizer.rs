@@ -1,0 +1,364 @@
+//! `_core.Tokenizer` and the iterators it gives.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
+use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString};
+
+use super::job;
+use crate::canonical;
+use crate::decode;
+use crate::encode::{self, StreamEncoder};
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::special_tokens::SpecialHandling;
+use crate::vocabulary::MergeRule;
+use crate::vocabulary_files::{self, TokenizerParts};
+
+/// From so many bytes on work is done beside the interpreter, so that Ctrl-C is heard.
+const LONG: usize = 1 << 18;
+/// Bytes of a text handed to the stream encoder at a time.
+const STEP: usize = 4096;
+
+type Specials = Option<Vec<String>>;
+
+/// The core's tokenizer, and the buffers of its first stream, made with it.
+#[pyclass(frozen, module = "lmkit._core")]
+pub(super) struct Tokenizer {
+    inner: Arc<encode::Tokenizer>,
+    stream: Arc<Mutex<Option<StreamEncoder>>>,
+}
+
+impl Tokenizer {
+    pub(super) fn wrap(inner: encode::Tokenizer) -> Result<Self> {
+        let stream = Arc::new(Mutex::new(Some(inner.stream()?)));
+        Ok(Self { inner: Arc::new(inner), stream })
+    }
+
+    #[allow(dead_code, reason = "the file-to-file calls are being written")]
+    pub(super) fn inner(&self) -> &Arc<encode::Tokenizer> {
+        &self.inner
+    }
+
+    fn of(parts: TokenizerParts) -> PyResult<Self> {
+        Ok(Self::wrap(encode::Tokenizer::from_parts(parts)?)?)
+    }
+}
+
+#[pymethods]
+impl Tokenizer {
+    #[new]
+    fn new(
+        vocab: Vec<(i64, Vec<u8>)>,
+        merges: Vec<(Vec<u8>, Vec<u8>)>,
+        special_tokens: Vec<String>,
+        pattern: String,
+    ) -> PyResult<Self> {
+        Self::of(TokenizerParts::in_memory(vocab, merges, &special_tokens, pattern)?)
+    }
+
+    #[staticmethod]
+    fn from_files(
+        py: Python<'_>,
+        vocab_path: PathBuf,
+        merges_path: PathBuf,
+        special_tokens: Specials,
+        pattern: String,
+    ) -> PyResult<Self> {
+        py.detach(|| {
+            let specials = special_tokens.as_deref();
+            let parts = vocabulary_files::read_pair(&vocab_path, &merges_path, specials)?;
+            Self::of(TokenizerParts { pattern: Some(pattern), ..parts })
+        })
+    }
+
+    #[staticmethod]
+    fn load(
+        py: Python<'_>,
+        path: PathBuf,
+        special_tokens: Specials,
+        pattern: Option<String>,
+    ) -> PyResult<Self> {
+        py.detach(|| {
+            let parts = vocabulary_files::read(&path)?;
+            Self::of(parts.with(special_tokens.as_deref(), pattern)?)
+        })
+    }
+
+    #[staticmethod]
+    fn from_json(text: &str) -> PyResult<Self> {
+        Self::of(canonical::from_json(text)?)
+    }
+
+    fn to_json(&self) -> String {
+        canonical::to_json(&self.inner.parts())
+    }
+
+    fn save(&self, py: Python<'_>, folder: PathBuf, force: bool) -> PyResult<()> {
+        py.detach(|| {
+            let parts = self.inner.parts();
+            let fingerprint = canonical::fingerprint(&parts);
+            Ok(vocabulary_files::write_folder(&folder, &parts, &fingerprint, force)?)
+        })
+    }
+
+    fn encode<'py>(
+        &self,
+        py: Python<'py>,
+        text: &Bound<'py, PyString>,
+        special: &str,
+    ) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(py, self.ids(py, text, special)?)
+    }
+
+    fn encode_array<'py>(
+        &self,
+        py: Python<'py>,
+        text: &Bound<'py, PyString>,
+        special: &str,
+    ) -> PyResult<Bound<'py, PyArray1<i32>>> {
+        Ok(as_int32(self.ids(py, text, special)?).into_pyarray(py))
+    }
+
+    #[expect(clippy::type_complexity, reason = "two arrays in a tuple")]
+    fn encode_batch<'py>(
+        &self,
+        py: Python<'py>,
+        texts: Vec<Bound<'py, PyString>>,
+        special: &str,
+        num_threads: Option<usize>,
+    ) -> PyResult<(Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<i64>>)> {
+        let special = handling(special)?;
+        let texts = texts.iter().map(borrow).collect::<PyResult<Vec<PyBackedStr>>>()?;
+        let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
+        let progress = Progress::default();
+        let encode = || self.inner.encode_batch(&texts, special, num_threads, &progress);
+        let short = texts.iter().map(|text| text.len()).sum::<usize>() <= LONG;
+        let (ids, offsets) =
+            if short { py.detach(encode)? } else { job::run(py, &progress, None, encode)?? };
+        Ok((as_int32(ids).into_pyarray(py), offsets.into_pyarray(py)))
+    }
+
+    fn encode_iterable<'py>(
+        &self,
+        texts: &Bound<'py, PyIterator>,
+        special: &str,
+    ) -> PyResult<EncodeIterator> {
+        let special = handling(special)?;
+        let kept = self.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut stream = kept.map_or_else(|| self.inner.stream(), Ok)?;
+        stream.start(special);
+        Ok(EncodeIterator {
+            tokenizer: Arc::clone(&self.inner),
+            home: Arc::clone(&self.stream),
+            stream: Some(stream),
+            texts: texts.clone().unbind(),
+            text: None,
+            at: 0,
+            next: 0,
+            ended: false,
+        })
+    }
+
+    fn decode(&self, py: Python<'_>, ids: &Bound<'_, PyAny>) -> PyResult<String> {
+        let bytes = self.bytes_of(py, ids)?;
+        Ok(py.detach(|| decode::text_of(bytes)))
+    }
+
+    fn decode_bytes<'py>(
+        &self,
+        py: Python<'py>,
+        ids: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.bytes_of(py, ids)?))
+    }
+
+    fn stream_decoder(&self) -> StreamDecoder {
+        StreamDecoder { tokenizer: Arc::clone(&self.inner), decoder: decode::StreamDecoder::new() }
+    }
+
+    fn vocab<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let vocab = PyDict::new(py);
+        for (id, token) in self.inner.vocabulary().iter() {
+            vocab.set_item(id, PyBytes::new(py, token))?;
+        }
+        Ok(vocab)
+    }
+
+    fn merges<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let vocabulary = self.inner.vocabulary();
+        let token = |id| PyBytes::new(py, vocabulary.token(id).unwrap_or_default());
+        let merges = match vocabulary.rule() {
+            MergeRule::Merges(merges) => merges.as_slice(),
+            MergeRule::Ranks => &[],
+        };
+        PyList::new(py, merges.iter().map(|merge| (token(merge.left), token(merge.right))))
+    }
+
+    fn special_tokens<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let tokens = PyDict::new(py);
+        for (token, id) in self.inner.special_tokens() {
+            tokens.set_item(token, id)?;
+        }
+        Ok(tokens)
+    }
+
+    #[getter]
+    fn vocab_size(&self) -> usize {
+        self.inner.vocabulary().size()
+    }
+
+    #[getter]
+    fn pattern(&self) -> &str {
+        self.inner.scheme().name()
+    }
+
+    #[getter]
+    fn fingerprint(&self) -> String {
+        canonical::fingerprint(&self.inner.parts())
+    }
+}
+
+impl Tokenizer {
+    fn ids(&self, py: Python<'_>, text: &Bound<'_, PyString>, special: &str) -> PyResult<Vec<u32>> {
+        let special = handling(special)?;
+        let text = borrow(text)?;
+        if text.len() <= LONG {
+            return Ok(self.inner.encode(&text, special)?);
+        }
+        let progress = Progress::default();
+        Ok(job::run(py, &progress, None, || self.inner.encode_watched(&text, special, &progress))??)
+    }
+
+    /// The bytes of ids in a list or an integer array; int32 arrays are borrowed.
+    fn bytes_of(&self, py: Python<'_>, ids: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+        let vocabulary = self.inner.vocabulary();
+        if let Ok(list) = ids.cast::<PyList>() {
+            let ids: Vec<i64> = list.extract()?;
+            return Ok(decode::decode_bytes(vocabulary, ids)?);
+        }
+        if let Ok(array) = ids.extract::<PyReadonlyArray1<'_, i32>>()
+            && let Ok(ids) = array.as_slice()
+        {
+            return Ok(
+                py.detach(|| decode::decode_bytes(vocabulary, ids.iter().map(|&id| id.into())))?
+            );
+        }
+        let ids: Vec<i64> = ids.try_iter()?.map(|id| id?.extract()).collect::<PyResult<_>>()?;
+        Ok(decode::decode_bytes(vocabulary, ids)?)
+    }
+}
+
+/// Ids as they leave: the vocabulary proved that each fits an int32.
+#[expect(clippy::cast_possible_wrap, reason = "Vocabulary holds no id above i32::MAX")]
+fn as_int32(ids: Vec<u32>) -> Vec<i32> {
+    ids.into_iter().map(|id| id as i32).collect()
+}
+
+/// The text of a `str`; one with a lone surrogate has no UTF-8 and is refused with its index.
+fn borrow(text: &Bound<'_, PyString>) -> PyResult<PyBackedStr> {
+    PyBackedStr::try_from(text.clone()).map_err(|error| {
+        let index = error.value(text.py()).getattr("start").and_then(|start| start.extract());
+        match index {
+            Ok(index) => Error::LoneSurrogate { index }.into(),
+            Err(_) => error,
+        }
+    })
+}
+
+fn handling(special: &str) -> Result<SpecialHandling> {
+    match special {
+        "encode" => Ok(SpecialHandling::Encode),
+        "none" => Ok(SpecialHandling::AsText),
+        "error" => Ok(SpecialHandling::Refuse),
+        other => Err(Error::Usage(format!(
+            "special={other:?}; it must be \"encode\", \"none\" or \"error\""
+        ))),
+    }
+}
+
+/// Ids of an iterable of texts, one at a time, on the calling thread.
+#[pyclass(module = "lmkit._core")]
+pub(super) struct EncodeIterator {
+    tokenizer: Arc<encode::Tokenizer>,
+    home: Arc<Mutex<Option<StreamEncoder>>>,
+    /// `None` only while it is being dropped.
+    stream: Option<StreamEncoder>,
+    texts: Py<PyIterator>,
+    text: Option<PyBackedStr>,
+    /// How much of `text` the stream has taken.
+    at: usize,
+    /// How many of the stream's ready ids have been given out.
+    next: usize,
+    ended: bool,
+}
+
+#[pymethods]
+impl EncodeIterator {
+    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    fn __next__(&mut self, py: Python<'_>) -> PyResult<Option<u32>> {
+        loop {
+            let Some(stream) = &mut self.stream else { return Ok(None) };
+            if let Some(&id) = stream.ready().get(self.next) {
+                self.next += 1;
+                return Ok(Some(id));
+            }
+            self.next = 0;
+            stream.clear_ready();
+            if let Some(text) = &self.text {
+                let mut end = text.len().min(self.at + STEP);
+                while !text.is_char_boundary(end) {
+                    end -= 1;
+                }
+                stream.push(&self.tokenizer, &text[self.at..end])?;
+                self.at = end;
+                if end == text.len() {
+                    self.text = None;
+                }
+            } else if self.ended {
+                return Ok(None);
+            } else if let Some(text) = self.texts.bind(py).clone().next() {
+                self.text = Some(borrow(text?.cast::<PyString>()?)?);
+                self.at = 0;
+            } else {
+                self.ended = true;
+                stream.finish(&self.tokenizer)?;
+            }
+        }
+    }
+}
+
+impl Drop for EncodeIterator {
+    /// Gives the buffers back for the next iterator.
+    fn drop(&mut self) {
+        let stream = self.stream.take();
+        *self.home.lock().unwrap_or_else(PoisonError::into_inner) = stream;
+    }
+}
+
+/// Text of ids that come one by one.
+#[pyclass(module = "lmkit._core")]
+pub(super) struct StreamDecoder {
+    tokenizer: Arc<encode::Tokenizer>,
+    decoder: decode::StreamDecoder,
+}
+
+#[pymethods]
+impl StreamDecoder {
+    /// The text that is certain once this id has come.
+    fn push(&mut self, token_id: i64) -> PyResult<String> {
+        let bytes = decode::decode_bytes(self.tokenizer.vocabulary(), [token_id])?;
+        Ok(self.decoder.push(&bytes))
+    }
+
+    /// What was held back, when no more ids come.
+    fn finish(&mut self) -> String {
+        self.decoder.finish()
+    }
+}
