@@ -207,11 +207,8 @@ impl Rule for Gpt4 {
         if behind.count_ones() == after_breaks.count_ones() {
             starts |= after_breaks;
         } else {
-            let text_end = text_ends.then_some(len);
-            let ends = RunEnds { line_breaks, known, text_end, whole_end: self.whole_end };
-            let (last, unknown) = ends.last_of_runs(after_breaks, inline);
-            starts |= last;
-            known = unknown;
+            let text_end = (text_ends && !self.whole_end).then_some(len);
+            starts |= last_of_runs(after_breaks, inline, line_breaks, known, text_end);
         }
 
         // 6. Contractions.
@@ -282,33 +279,26 @@ fn swallowed(others: u64, line_breaks: u64, slashes: u64) -> u64 {
     reached
 }
 
-/// What decides whether whitespace without a line break, after one, is the last of its run.
-struct RunEnds {
+/// Of the stretches of `inline` whitespace that start at `stretches`, behind a line break, those
+/// that are certain to have no other line break behind them in their run. What stretches beyond
+/// `known` is not, unless it ends with the text and that counts.
+fn last_of_runs(
+    mut stretches: u64,
+    inline: u64,
     line_breaks: u64,
     known: usize,
     text_end: Option<usize>,
-    whole_end: bool,
-}
-
-impl RunEnds {
-    /// Of the stretches of `inline` whitespace that start at `stretches`, those with no other line
-    /// break behind them in the run; and the first one of which this window does not tell.
-    fn last_of_runs(&self, mut stretches: u64, inline: u64) -> (u64, usize) {
-        let (mut last, mut known) = (0, self.known);
-        while stretches != 0 {
-            let at = stretches.trailing_zeros() as usize;
-            stretches &= stretches - 1;
-            let end = at + (inline >> at).trailing_ones() as usize;
-            if end < self.known {
-                last |= if self.line_breaks & bit(end) == 0 { bit(at) } else { 0 };
-            } else if self.text_end == Some(end) {
-                last |= if self.whole_end { 0 } else { bit(at) };
-            } else {
-                known = known.min(at);
-            }
+) -> u64 {
+    let mut last = 0;
+    while stretches != 0 {
+        let at = stretches.trailing_zeros() as usize;
+        stretches &= stretches - 1;
+        let end = at + (inline >> at).trailing_ones() as usize;
+        if end < known && line_breaks & bit(end) == 0 || text_end == Some(end) {
+            last |= bit(at);
         }
-        (last, known)
     }
+    last
 }
 
 /// `cl100k`: a pretoken starts behind each contraction that a pretoken starts with.
