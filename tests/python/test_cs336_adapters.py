@@ -308,7 +308,7 @@ def test_get_batch():
     assert len(counts) == 93
     assert abs(counts - 6400 / 93).max() < 5 * math.sqrt(6400 / 93)
     if not torch.cuda.is_available():
-        with pytest.raises((RuntimeError, AssertionError), match="CUDA|NVIDIA"):
+        with pytest.raises((RuntimeError, AssertionError), match=r"CUDA|NVIDIA"):
             run_get_batch(dataset, 32, 7, "cuda:99")
 
 

