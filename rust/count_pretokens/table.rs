@@ -18,6 +18,7 @@ const BATCH: usize = 128;
 const FIRST_ENTRIES: usize = 1 << 13;
 /// Entries start on a cache line, so that none straddles two.
 const LINE_WORDS: usize = 8;
+const PAGE_WORDS: usize = 512;
 
 type Key = [u64; 2];
 
@@ -161,6 +162,11 @@ impl Entries {
     fn new(slots: usize) -> Self {
         let mut words = vec![0; slots * 4 + LINE_WORDS];
         use_huge_pages(&mut words);
+        // Written to before it is read, page by page: a read would map the system's page of zeros,
+        // and the write after it would copy that and stop the other threads for a moment.
+        for page in words.chunks_mut(PAGE_WORDS) {
+            *std::hint::black_box(&mut page[0]) = 0;
+        }
         let first = words.as_ptr().align_offset(LINE_WORDS * 8).min(LINE_WORDS);
         Self { words, first, mask: slots - 1, shift: 64 - slots.trailing_zeros() }
     }
