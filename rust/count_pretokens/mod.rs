@@ -5,13 +5,178 @@
 
 mod table;
 
-use crate::error::Result;
+use aho_corasick::{AhoCorasick, MatchKind};
+use crossbeam_channel::bounded;
+use rayon::ThreadPool;
+
+use crate::cut::CutRule;
+use crate::error::{Error, Result};
 use crate::pretokenize::Scheme;
 use crate::progress::Progress;
+use crate::text_source::{Content, Slice, TextSource};
 use table::Table;
 
 /// Pretokens asked of the scanner at a time.
 const ENDS: usize = 512;
+
+/// About how much text from memory a thread is given at a time.
+const BATCH_BYTES: usize = 1 << 20;
+/// No more texts than this are given at a time; they may all be empty.
+const BATCH_TEXTS: usize = 1 << 14;
+
+/// How text becomes pretokens: special tokens are cut out, the rest is split.
+#[derive(Debug)]
+pub struct Counting {
+    scheme: Scheme,
+    specials: Option<AhoCorasick>,
+    cut: CutRule,
+}
+
+impl Counting {
+    /// Splits by `scheme` what lies between `special_tokens`.
+    pub fn new(scheme: Scheme, special_tokens: &[String]) -> Result<Self> {
+        let specials = if special_tokens.is_empty() {
+            None
+        } else {
+            let built =
+                AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(special_tokens);
+            Some(built.map_err(|error| Error::Usage(format!("special tokens: {error}")))?)
+        };
+        let cut = CutRule::new(scheme.clone(), special_tokens)?;
+        Ok(Self { scheme, specials, cut })
+    }
+
+    /// Counts all of `source`; `progress` is told the bytes read.
+    pub fn count_source(
+        &self,
+        source: &TextSource,
+        threads: &ThreadPool,
+        progress: &Progress,
+    ) -> Result<PretokenCounts> {
+        let slices = source.slices(&self.cut, None, progress);
+        let counters = threads.broadcast(|_| {
+            let (mut counter, mut slice) = (PretokenCounter::default(), Slice::default());
+            while slices.next(&mut slice)? {
+                for piece in slice.pieces() {
+                    match piece.content {
+                        Content::Text(text) => self.count(&mut counter, text)?,
+                        Content::Byte(byte) => counter.add(&[byte], 1),
+                    }
+                }
+            }
+            Ok(counter)
+        });
+        // Of several errors the cause, not the call to stop that followed it.
+        let (counters, errors): (Vec<_>, Vec<_>) = counters.into_iter().partition(Result::is_ok);
+        let mut errors: Vec<Error> = errors.into_iter().filter_map(Result::err).collect();
+        errors.sort_by_key(|error| matches!(error, Error::Interrupted));
+        match errors.into_iter().next() {
+            Some(error) => Err(error),
+            None => counters.into_iter().collect::<Result<_>>().map(PretokenCounts::new),
+        }
+    }
+
+    /// Counts texts that come one after another: `feed` is called on this thread and hands its
+    /// batches over, waiting where `threads` are busy.
+    pub fn count_batches<E: From<Error>>(
+        &self,
+        threads: usize,
+        progress: &Progress,
+        feed: impl FnOnce(&mut dyn FnMut(Batch) -> Result<()>) -> Result<(), E>,
+    ) -> Result<PretokenCounts, E> {
+        let (sender, receiver) = bounded::<Batch>(threads);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads)
+                .map(|_| {
+                    let receiver = receiver.clone();
+                    scope.spawn(move || -> Result<PretokenCounter> {
+                        let mut counter = PretokenCounter::default();
+                        for batch in receiver {
+                            progress.check()?;
+                            for text in batch.texts() {
+                                self.count(&mut counter, text)?;
+                            }
+                            progress.add(batch.text.len() as u64);
+                        }
+                        Ok(counter)
+                    })
+                })
+                .collect();
+            drop(receiver);
+            // Nobody receives any more only when all workers have failed; they say how.
+            let delivered = feed(&mut |batch| sender.send(batch).map_err(|_| Error::Interrupted));
+            drop(sender);
+            let counters = workers
+                .into_iter()
+                .map(|worker| {
+                    let panicked = |_| Error::Internal("a counting thread panicked".to_owned());
+                    worker.join().map_err(panicked)?
+                })
+                .collect::<Result<Vec<_>>>();
+            match (delivered, counters) {
+                (_, Err(error)) if !matches!(error, Error::Interrupted) => Err(error.into()),
+                (Err(error), _) => Err(error),
+                (Ok(()), counters) => Ok(PretokenCounts::new(counters?)),
+            }
+        })
+    }
+
+    /// Cuts `text`, a document of its own, into stretches that can be counted apart, and adds them
+    /// to `batch`, which is handed to `full` whenever it is.
+    pub fn add_text<E>(
+        &self,
+        batch: &mut Batch,
+        mut text: &str,
+        mut full: impl FnMut(Batch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut reach = BATCH_BYTES;
+        while text.len() > reach.saturating_add(self.cut.context()) {
+            if let Some(at) = self.cut.last(text.as_bytes(), 1..reach) {
+                batch.push(&text[..at]);
+                full(std::mem::take(batch))?;
+                text = &text[at..];
+                reach = BATCH_BYTES;
+            } else {
+                reach = reach.saturating_mul(2);
+            }
+        }
+        batch.push(text);
+        if batch.text.len() >= BATCH_BYTES || batch.ends.len() >= BATCH_TEXTS {
+            full(std::mem::take(batch))?;
+        }
+        Ok(())
+    }
+
+    fn count(&self, counter: &mut PretokenCounter, text: &str) -> Result<()> {
+        let mut start = 0;
+        if let Some(specials) = &self.specials {
+            for special in specials.find_iter(text) {
+                counter.count(&self.scheme, &text[start..special.start()])?;
+                start = special.end();
+            }
+        }
+        counter.count(&self.scheme, &text[start..])
+    }
+}
+
+/// Some texts, each to be counted on its own.
+#[derive(Debug, Default)]
+pub struct Batch {
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Batch {
+    fn push(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.ends.push(self.text.len());
+    }
+
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let starts = [0].into_iter().chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, &end)| &self.text[start..end])
+    }
+}
 
 /// What one thread counts.
 #[derive(Debug, Default)]
@@ -73,11 +238,7 @@ impl PretokenCounts {
     }
 
     /// The different pretokens, the most frequent first.
-    pub(crate) fn sorted(
-        &self,
-        threads: &rayon::ThreadPool,
-        progress: &Progress,
-    ) -> Result<Vec<Counted>> {
+    pub(crate) fn sorted(&self, threads: &ThreadPool, progress: &Progress) -> Result<Vec<Counted>> {
         use rayon::prelude::*;
         const STRIPE: usize = 1 << 14;
         let stripes: Vec<(usize, usize)> = self

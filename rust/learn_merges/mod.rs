@@ -121,8 +121,12 @@ impl Learned {
     }
 }
 
-/// Learns a vocabulary. The calling thread and `threads` work; `progress` counts tokens learned, in
-/// the phase the caller has started.
+/// The phase of [`Progress`] in which text is read and counted, in bytes.
+pub const COUNTING: u64 = 0;
+/// The phase of [`Progress`] in which merges are learned, in tokens.
+pub const MERGING: u64 = 1;
+
+/// Learns a vocabulary. The calling thread and `threads` work.
 pub fn learn_merges(
     counts: PretokenCounts,
     options: &LearnOptions,
@@ -133,6 +137,7 @@ pub fn learn_merges(
     if counts.pretokens() == 0 {
         return Err(Error::EmptyCorpus);
     }
+    progress.start(MERGING, (options.vocab_size - 256 - options.new_specials()) as u64);
     let alphabet = alphabet(options);
     let room = options.vocab_size - options.new_specials();
     // Two values of a cell are taken.
