@@ -49,6 +49,18 @@ pub enum DecodeErrors {
     Bytes,
 }
 
+impl DecodeErrors {
+    /// `strict`, `replace` or `bytes`.
+    pub fn new(name: &str) -> Result<Self> {
+        match name {
+            "strict" => Ok(Self::Strict),
+            "replace" => Ok(Self::Replace),
+            "bytes" => Ok(Self::Bytes),
+            _ => Err(Error::Usage(format!("--errors {name:?} is none of strict, replace, bytes"))),
+        }
+    }
+}
+
 /// How text is read.
 #[derive(Debug, Clone)]
 pub struct SourceOptions {

@@ -1,10 +1,13 @@
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
 
 __version__: str
+
+_Progress: TypeAlias = Callable[[int, int, int], object]
 
 @final
 class Tokenizer:
@@ -51,6 +54,37 @@ class Tokenizer:
 class EncodeIterator:
     def __iter__(self) -> EncodeIterator: ...
     def __next__(self) -> int: ...
+
+@final
+class Learner:
+    def __new__(
+        cls,
+        vocab_size: int,
+        special_tokens: Sequence[str],
+        pattern: str,
+        tie_break: str,
+        min_frequency: int,
+        num_threads: int | None,
+    ) -> Learner: ...
+    @staticmethod
+    def plan(paths: Sequence[str], text_field: str | None) -> tuple[int, int]: ...
+    def learn_files(
+        self,
+        paths: Sequence[str],
+        errors: str,
+        text_field: str | None,
+        progress: _Progress | None,
+    ) -> Lesson: ...
+    def learn_texts(self, texts: Iterator[str], progress: _Progress | None) -> Lesson: ...
+
+@final
+class Lesson:
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def pretokens(self) -> int: ...
+    @property
+    def not_text(self) -> list[Path]: ...
 
 @final
 class StreamDecoder:

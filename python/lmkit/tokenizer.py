@@ -1,10 +1,11 @@
 """`Tokenizer`: text to token ids and back, by byte-level BPE."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lmkit import _core
+from lmkit.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 Path: TypeAlias = str | os.PathLike[str]
 Special: TypeAlias = Literal["encode", "none", "error"]
+TieBreak: TypeAlias = Literal["lexicographic", "huggingface"]
+Progress: TypeAlias = Callable[[int, int, int], object]
 
 
 class Tokenizer:
@@ -118,6 +121,73 @@ class Tokenizer:
     def from_json(cls, text: str) -> "Tokenizer":
         """The tokenizer that :meth:`to_json` described."""
         return cls._wrap(_core.Tokenizer.from_json(text))
+
+    @classmethod
+    def train(
+        cls,
+        paths: Path | Sequence[Path] | None = None,
+        vocab_size: int = 10_000,
+        special_tokens: Sequence[str] = ("<|endoftext|>",),
+        pattern: str = "gpt2",
+        tie_break: TieBreak = "lexicographic",
+        *,
+        texts: Iterable[str] | None = None,
+        min_frequency: int = 1,
+        num_threads: int | None = None,
+        errors: Literal["strict", "replace", "bytes"] = "strict",
+        text_field: str | None = None,
+        progress: Progress | None = None,
+    ) -> "Tokenizer":
+        """Learn a vocabulary from text: the most frequent pair of tokens is merged, time and again.
+
+        Exact, and the same for any number of threads. Text with fewer merges than asked gives a
+        smaller vocabulary.
+
+        Args:
+            paths: a file, a folder, a glob or ``"-"`` (standard input), or several; ``.gz`` and
+                ``.zst`` are known by their content, ``.jsonl`` by its name.
+            vocab_size: how many tokens to learn, the 256 bytes and the special tokens included.
+            special_tokens: cut out of the text before counting; they get ids of their own.
+            pattern: how text is split: ``"gpt2"``, ``"cl100k"``, ``"o200k"``, or a regular
+                expression.
+            tie_break: which of equally frequent pairs comes first. ``"lexicographic"``: the
+                greatest (left bytes, right bytes), with the ids of the bytes in GPT-2's order, of
+                the merges, then of the special tokens. ``"huggingface"``: as Hugging Face's
+                BpeTrainer, the smallest (left id, right id), special tokens first.
+            texts: documents in memory, instead of ``paths``; taken one after another.
+            min_frequency: pairs rarer than this are not merged.
+            num_threads: how many threads count; None: one per core.
+            errors: what to do with bytes in files that are not UTF-8: refuse them, replace them by
+                U+FFFD, or take each as a pretoken of its own.
+            text_field: the field of each line of ``.jsonl`` that holds the text.
+            progress: called as ``progress(phase, done, total)`` while counting (phase 0, in bytes)
+                and merging (phase 1, in tokens); 0 stands for a total that is not known.
+
+        Raises:
+            MissingFileError: there is nothing at a path.
+            MalformedError: a file is not UTF-8, or there is no text at all.
+            UsageError: ``vocab_size`` is too small for the bytes and the special tokens, or another
+                argument cannot be used.
+
+        Example:
+            >>> tok = Tokenizer.train(texts=["low lower lowest"], vocab_size=259)
+            >>> tok.merges
+            [(b'o', b'w'), (b'l', b'ow')]
+        """
+        if (paths is None) == (texts is None):
+            raise UsageError("give either paths or texts")
+        learner = _core.Learner(
+            vocab_size, list(special_tokens), pattern, tie_break, min_frequency, num_threads
+        )
+        if paths is not None:
+            names = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+            fspaths = [os.fspath(path) for path in names]
+            return cls._wrap(learner.learn_files(fspaths, errors, text_field, progress).tokenizer)
+        if texts is None or isinstance(texts, str):
+            raise UsageError("texts is one text; give a list or another iterable of texts")
+        if errors != "strict" or text_field is not None:
+            raise UsageError("errors and text_field are for paths; they do nothing to texts")
+        return cls._wrap(learner.learn_texts(iter(texts), progress).tokenizer)
 
     def to_json(self) -> str:
         """The whole tokenizer as one JSON text, in canonical form; what checkpoints carry."""

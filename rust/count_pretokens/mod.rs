@@ -5,6 +5,8 @@
 
 mod table;
 
+use std::path::PathBuf;
+
 use aho_corasick::{AhoCorasick, MatchKind};
 use crossbeam_channel::bounded;
 use rayon::ThreadPool;
@@ -46,20 +48,21 @@ impl Counting {
         Ok(Self { scheme, specials, cut })
     }
 
-    /// Counts all of `source`; `progress` is told the bytes read.
+    /// Counts all of `source`; `progress` is told the bytes read. Also gives the files of its
+    /// folders that turned out to hold no text.
     pub fn count_source(
         &self,
         source: &TextSource,
         threads: &ThreadPool,
         progress: &Progress,
-    ) -> Result<PretokenCounts> {
+    ) -> Result<(PretokenCounts, Vec<PathBuf>)> {
         let slices = source.slices(&self.cut, None, progress);
         let counters = threads.broadcast(|_| {
             let (mut counter, mut slice) = (PretokenCounter::default(), Slice::default());
             while slices.next(&mut slice)? {
                 for piece in slice.pieces() {
                     match piece.content {
-                        Content::Text(text) => self.count(&mut counter, text)?,
+                        Content::Text(text) => self.count(&mut counter, text, progress)?,
                         Content::Byte(byte) => counter.add(&[byte], 1),
                     }
                 }
@@ -70,10 +73,11 @@ impl Counting {
         let (counters, errors): (Vec<_>, Vec<_>) = counters.into_iter().partition(Result::is_ok);
         let mut errors: Vec<Error> = errors.into_iter().filter_map(Result::err).collect();
         errors.sort_by_key(|error| matches!(error, Error::Interrupted));
-        match errors.into_iter().next() {
-            Some(error) => Err(error),
-            None => counters.into_iter().collect::<Result<_>>().map(PretokenCounts::new),
+        if let Some(error) = errors.into_iter().next() {
+            return Err(error);
         }
+        let counters = counters.into_iter().collect::<Result<_>>()?;
+        Ok((PretokenCounts::new(counters), slices.not_text()))
     }
 
     /// Counts texts that come one after another: `feed` is called on this thread and hands its
@@ -82,7 +86,7 @@ impl Counting {
         &self,
         threads: usize,
         progress: &Progress,
-        feed: impl FnOnce(&mut dyn FnMut(Batch) -> Result<()>) -> Result<(), E>,
+        feed: impl FnOnce(HandOver<'_>) -> Result<(), E>,
     ) -> Result<PretokenCounts, E> {
         let (sender, receiver) = bounded::<Batch>(threads);
         std::thread::scope(|scope| {
@@ -92,9 +96,8 @@ impl Counting {
                     scope.spawn(move || -> Result<PretokenCounter> {
                         let mut counter = PretokenCounter::default();
                         for batch in receiver {
-                            progress.check()?;
                             for text in batch.texts() {
-                                self.count(&mut counter, text)?;
+                                self.count(&mut counter, text, progress)?;
                             }
                             progress.add(batch.text.len() as u64);
                         }
@@ -147,17 +150,20 @@ impl Counting {
         Ok(())
     }
 
-    fn count(&self, counter: &mut PretokenCounter, text: &str) -> Result<()> {
+    fn count(&self, counter: &mut PretokenCounter, text: &str, progress: &Progress) -> Result<()> {
         let mut start = 0;
         if let Some(specials) = &self.specials {
             for special in specials.find_iter(text) {
-                counter.count(&self.scheme, &text[start..special.start()])?;
+                counter.count(&self.scheme, &text[start..special.start()], progress)?;
                 start = special.end();
             }
         }
-        counter.count(&self.scheme, &text[start..])
+        counter.count(&self.scheme, &text[start..], progress)
     }
 }
+
+/// Gives a batch to a thread that counts, waiting for one.
+pub type HandOver<'a> = &'a mut (dyn FnMut(Batch) -> Result<()> + Send);
 
 /// Some texts, each to be counted on its own.
 #[derive(Debug, Default)]
@@ -186,12 +192,14 @@ pub struct PretokenCounter {
 }
 
 impl PretokenCounter {
-    /// Counts the pretokens of `text`, one stretch between special tokens.
-    pub fn count(&mut self, scheme: &Scheme, text: &str) -> Result<()> {
+    /// Counts the pretokens of `text`, one stretch between special tokens; stops soon after
+    /// `progress` is cancelled.
+    pub fn count(&mut self, scheme: &Scheme, text: &str, progress: &Progress) -> Result<()> {
         let (mut scanner, mut ends, mut start) = (scheme.scanner(text), [0; ENDS], 0);
         loop {
             let filled = scanner.fill(&mut ends)?;
             let Some(&last) = ends[..filled].last() else { return Ok(()) };
+            progress.check()?;
             self.table.count(text.as_bytes(), start, &ends[..filled]);
             self.pretokens += filled as u64;
             start = last;

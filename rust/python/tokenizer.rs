@@ -259,7 +259,7 @@ fn as_int32(ids: Vec<u32>) -> Vec<i32> {
 }
 
 /// The text of a `str`; one with a lone surrogate has no UTF-8 and is refused with its index.
-fn borrow(text: &Bound<'_, PyString>) -> PyResult<PyBackedStr> {
+pub(super) fn borrow(text: &Bound<'_, PyString>) -> PyResult<PyBackedStr> {
     PyBackedStr::try_from(text.clone()).map_err(|error| {
         let index = error.value(text.py()).getattr("start").and_then(|start| start.extract());
         match index {

@@ -285,7 +285,7 @@ fn counting_text_counts_every_pretoken() {
     let scheme = Scheme::new("gpt2").unwrap();
     let text = "It's a  text, isn't it?\n\n  'Tis 123 \u{e9}t\u{e9}\u{2003}x".repeat(700);
     let mut counter = PretokenCounter::default();
-    counter.count(&scheme, &text).unwrap();
+    counter.count(&scheme, &text, &Progress::default()).unwrap();
     let (mut scanner, mut ends, mut pretokens) = (scheme.scanner(&text), [0; 100], 0);
     let mut by_hand = PretokenCounter::default();
     let mut start = 0;

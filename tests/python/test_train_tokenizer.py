@@ -1,0 +1,302 @@
+"""Learning a vocabulary: equal to Hugging Face's trainer, the same however the text comes."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+
+import lmkit
+
+EXAMPLES = int(os.environ.get("LMKIT_EXAMPLES", "60"))
+END = "<|endoftext|>"
+TEXTS = [
+    "It's the end of the world as we know it, isn't it? I'll say: 'tis 1234567 times so!!\n\n" * 3,
+    "def f(x):\n\treturn x ** 2  # squared\r\n\r\n\tprint(f(10000))\n" * 4,
+    "naïve café — “déjà vu”… 春はあけぼの。やうやう白くなりゆく山ぎは、少しあかりて\n" * 3,
+    "😀👩‍👩‍👧‍👦 e\u0301 \u00a0\u2003x\u0000y \x1c\n" * 3,
+    "aaaa aaaaa aaaaaaaa ababab abababab aaab aaaabaaaab",
+]
+PATTERNS = {
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "cl100k": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+    "o200k": (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+"
+        r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+    r"[a-z]+|\d": r"[a-z]+|\d",
+}
+
+
+def huggingface(
+    texts: list[str],
+    vocab_size: int,
+    specials: tuple[str, ...] = (END,),
+    pattern: str = "gpt2",
+    min_frequency: int = 0,
+) -> tuple[dict[str, int], list[list[str]]]:
+    """Vocabulary and merges of BpeTrainer, fed the text between special tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    if pattern == "gpt2":
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(PATTERNS[pattern]), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(specials),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        min_frequency=min_frequency,
+        show_progress=False,
+    )
+    documents = [part for text in texts for part in text.split(END)]
+    tokenizer.train_from_iterator(documents, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["vocab"], [list(merge) for merge in model["merges"]]
+
+
+def saved(tok: lmkit.Tokenizer, folder: Path) -> tuple[dict[str, int], list[list[str]]]:
+    """The same of a tokenizer of ours, from the files it writes."""
+    tok.save(folder, force=True)
+    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    return model["vocab"], merges
+
+
+def assert_equal_to_huggingface(folder: Path, texts: list[str], size: int, **options: str) -> None:
+    ours = lmkit.Tokenizer.train(
+        texts=texts, vocab_size=size, tie_break="huggingface", num_threads=2, **options
+    )
+    vocab, merges = saved(ours, folder)
+    their_vocab, their_merges = huggingface(texts, size, **options)
+    assert merges == their_merges
+    assert vocab == their_vocab
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_merges_and_ids_are_those_of_huggingface(tmp_path, pattern):
+    assert_equal_to_huggingface(tmp_path / "tok", TEXTS, 600, pattern=pattern)
+
+
+@given(
+    texts=st.lists(
+        st.one_of(
+            st.text(alphabet="ab", max_size=60),
+            st.text(alphabet="abc  é", max_size=80),
+            st.text(max_size=40),
+        ),
+        max_size=8,
+    ),
+    extra=st.integers(0, 120),
+)
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_random_texts_give_the_merges_of_huggingface(tmp_path_factory, texts, extra):
+    texts = [*texts, "x"]
+    assert_equal_to_huggingface(tmp_path_factory.mktemp("tok") / "t", texts, 257 + extra)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("corpus", ["books_200M", "code_80M", "zhja_40M"])
+def test_heads_of_real_corpora_give_the_merges_of_huggingface(tmp_path, shared_dir, corpus):
+    path = shared_dir / "corpora" / f"{corpus}.txt.zst"
+    with path.open("rb") as file:
+        head = zstandard.ZstdDecompressor().stream_reader(file).read(3 << 20)
+    text = head.decode("utf-8", errors="ignore")
+    assert_equal_to_huggingface(tmp_path / "tok", [text], 4000)
+
+
+def slow_merges(texts: list[str], count: int) -> list[tuple[bytes, bytes]]:
+    """The course's rule as a student writes it: everything counted anew for each merge."""
+    words = Counter()
+    for text in texts:
+        words.update(tuple(bytes([b]) for b in word.encode()) for word in text.split(" "))
+    merges = []
+    while len(merges) < count:
+        pairs = Counter()
+        for word, times in words.items():
+            for pair in pairwise(word):
+                pairs[pair] += times
+        if not pairs:
+            break
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append(best)
+        merged = Counter()
+        for word, times in words.items():
+            new, at = [], 0
+            while at < len(word):
+                if word[at : at + 2] == best:
+                    new.append(best[0] + best[1])
+                    at += 2
+                else:
+                    new.append(word[at])
+                    at += 1
+            merged[tuple(new)] += times
+        words = merged
+    return merges
+
+
+def test_lexicographic_is_the_rule_of_the_course():
+    texts = ["low low low low low lower lower widest widest widest newest newest newest", *TEXTS]
+    tok = lmkit.Tokenizer.train(texts=texts, vocab_size=357, pattern=" |[^ ]+")
+    assert tok.merges == slow_merges(texts, 100)
+    assert tok.vocab[0] == b"!"
+    assert tok.vocab[188] == b"\x00"
+    assert tok.vocab[256] == b"".join(tok.merges[0])
+    assert tok.vocab[356] == END.encode()
+
+
+def test_however_the_text_comes_the_tokenizer_is_the_same(tmp_path):
+    text = "".join(TEXTS) + END + "more text" + END
+    plain, packed, pressed = tmp_path / "a.txt", tmp_path / "a.gz", tmp_path / "a.zst"
+    plain.write_text(text, encoding="utf-8", newline="")
+    packed.write_bytes(gzip.compress(text.encode()))
+    pressed.write_bytes(zstandard.compress(text.encode()))
+    lines = tmp_path / "a.jsonl"
+    lines.write_text("".join(json.dumps({"text": part}) + "\n" for part in text.split(END)))
+    expected = lmkit.Tokenizer.train(texts=text.split(END), vocab_size=500)
+    assert lmkit.Tokenizer.train(texts=iter([text]), vocab_size=500) == expected
+    for path in (plain, packed, pressed, lines):
+        for threads in (1, 2, 5):
+            assert lmkit.Tokenizer.train(path, 500, num_threads=threads) == expected, path
+    assert b"endoftext" not in expected.vocab.values()
+
+
+def test_a_large_text_in_memory_is_cut_like_a_file(tmp_path):
+    text = "".join(TEXTS) * 3000
+    path = tmp_path / "large.txt"
+    path.write_text(text, encoding="utf-8", newline="")
+    assert lmkit.Tokenizer.train(texts=[text], vocab_size=700) == lmkit.Tokenizer.train(path, 700)
+
+
+def test_min_frequency_ends_the_learning():
+    tok = lmkit.Tokenizer.train(texts=["abab ab cd"], vocab_size=400, min_frequency=2)
+    assert tok.merges == [(b"a", b"b")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"vocab_size": 256}, "--vocab_size 256 is too small for 256 bytes and 1 special token"),
+        ({"vocab_size": -1}, "negative"),
+        ({"special_tokens": ["<a>", "<a>"]}, "given twice"),
+        ({"special_tokens": [""]}, "at least one byte"),
+        ({"tie_break": "random"}, "none of lexicographic, huggingface"),
+        ({"pattern": "("}, "pattern"),
+        ({"num_threads": 0}, "--num_threads"),
+        ({"texts": "a text"}, "texts is one text"),
+        ({"paths": "x"}, "either paths or texts"),
+        ({"text_field": "t"}, "do nothing to texts"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused(arguments, message):
+    with pytest.raises(lmkit.UsageError, match=message):
+        lmkit.Tokenizer.train(**{"texts": ["text"], **arguments})
+
+
+def test_bad_input_is_named(tmp_path):
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(b"fine\nnot \xff fine")
+    with pytest.raises(lmkit.MalformedError, match="line 2, byte offset 9"):
+        lmkit.Tokenizer.train(bad, 300)
+    assert lmkit.Tokenizer.train(bad, 300, errors="bytes").vocab_size > 257
+    with pytest.raises(lmkit.MissingFileError):
+        lmkit.Tokenizer.train(tmp_path / "none.txt", 300)
+    for texts in ([], ["", ""]):
+        with pytest.raises(lmkit.MalformedError, match="no text to learn from"):
+            lmkit.Tokenizer.train(texts=texts, vocab_size=300)
+    with pytest.raises(lmkit.MalformedError, match="surrogate"):
+        lmkit.Tokenizer.train(texts=["a\ud800"], vocab_size=300)
+
+
+def test_progress_tells_both_phases(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("some words of text, some more words", encoding="utf-8")
+    seen = []
+    tok = lmkit.Tokenizer.train(path, 270, progress=lambda *state: seen.append(state))
+    assert seen[-1] == (1, len(tok.merges), 13)
+    with pytest.raises(RuntimeError, match="stop"):
+        lmkit.Tokenizer.train(path, 270, progress=stop)
+
+
+def stop(*_state: int) -> None:
+    raise RuntimeError("stop")
+
+
+def test_an_iterator_that_raises_ends_the_call():
+    def texts():
+        yield "some text"
+        stop()
+
+    with pytest.raises(RuntimeError, match="stop"):
+        lmkit.Tokenizer.train(texts=texts(), vocab_size=300)
+
+
+def test_works_from_many_threads_and_in_a_forked_child():
+    expected = lmkit.Tokenizer.train(texts=TEXTS, vocab_size=400)
+    results: list[lmkit.Tokenizer] = []
+    threads = [
+        threading.Thread(
+            target=lambda: results.append(lmkit.Tokenizer.train(texts=TEXTS, vocab_size=400))
+        )
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [expected] * 4
+    script = (
+        "import os, lmkit\n"
+        "texts = ['some text to learn from'] * 9\n"
+        "tok = lmkit.Tokenizer.train(texts=texts, vocab_size=270)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    same = lmkit.Tokenizer.train(texts=texts, vocab_size=270) == tok\n"
+        "    os._exit(0 if same else 1)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_ctrl_c_is_answered_at_once(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("".join(TEXTS) * 200_000, encoding="utf-8")
+    script = (
+        "import lmkit, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "print('go', flush=True)\n"
+        "try:\n"
+        f"    lmkit.Tokenizer.train({str(path)!r}, 2000, pattern=r'[a-z]+', num_threads=1)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('stopped', flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "go\n"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        sent = time.monotonic()
+        assert process.stdout.readline() == "stopped\n"
+        assert time.monotonic() - sent < 0.5, "0.2 s, and as much for a busy machine"
