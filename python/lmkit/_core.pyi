@@ -5,6 +5,8 @@ from typing import Any, TypeAlias, final
 import numpy as np
 import numpy.typing as npt
 
+__all__ = ["EncodeIterator", "Learner", "Lesson", "StreamDecoder", "Tokenizer", "__version__"]
+
 __version__: str
 
 _Progress: TypeAlias = Callable[[int, int, int], object]
