@@ -411,6 +411,19 @@ pub fn write_folder(
     durable::write_folder(path, &files, |old| force && is_replaceable(old))
 }
 
+/// Refuses a folder that [`write_folder`] would refuse, before the work of making one: what is there
+/// already, a parent that is not there or cannot be written to.
+pub fn check_folder(path: &Path, force: bool) -> Result<()> {
+    if path.symlink_metadata().is_ok() && !(force && is_replaceable(path)) {
+        return Err(Error::OutputExists { path: path.to_owned() });
+    }
+    let probe = durable::temporary(path);
+    let parent = durable::parent(path);
+    fs::create_dir(&probe)
+        .and_then(|()| fs::remove_dir(&probe))
+        .map_err(|source| Error::io(parent, source))
+}
+
 /// Whether `path` is a tokenizer folder or an empty one: nothing else is ever replaced.
 fn is_replaceable(path: &Path) -> bool {
     path.join(LMKIT).is_file()

@@ -69,12 +69,15 @@ class Learner:
         num_threads: int | None,
     ) -> Learner: ...
     @staticmethod
-    def plan(paths: Sequence[str], text_field: str | None) -> tuple[int, int]: ...
+    def plan(
+        paths: Sequence[str], text_field: str | None, output_path: str, force: bool
+    ) -> tuple[int, int]: ...
     def learn_files(
         self,
         paths: Sequence[str],
         errors: str,
         text_field: str | None,
+        leave_out: Sequence[str],
         progress: _Progress | None,
     ) -> Lesson: ...
     def learn_texts(self, texts: Iterator[str], progress: _Progress | None) -> Lesson: ...

@@ -182,7 +182,8 @@ class Tokenizer:
         if paths is not None:
             names = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
             fspaths = [os.fspath(path) for path in names]
-            return cls._wrap(learner.learn_files(fspaths, errors, text_field, progress).tokenizer)
+            lesson = learner.learn_files(fspaths, errors, text_field, [], progress)
+            return cls._wrap(lesson.tokenizer)
         if texts is None or isinstance(texts, str):
             raise UsageError("texts is one text; give a list or another iterable of texts")
         if errors != "strict" or text_field is not None:

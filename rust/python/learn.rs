@@ -1,6 +1,7 @@
 //! `_core.Learner`: files or texts → a tokenizer.
 
 use std::path::PathBuf;
+use std::slice;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -16,6 +17,7 @@ use crate::learn_merges::{COUNTING, LearnOptions, TieBreak, learn_merges};
 use crate::pretokenize::Scheme;
 use crate::progress::Progress;
 use crate::text_source::{DecodeErrors, SourceOptions, TextSource};
+use crate::vocabulary_files;
 
 /// How often texts from Python are interrupted for signals and progress.
 const POLL: Duration = Duration::from_millis(50);
@@ -62,15 +64,21 @@ impl Learner {
         Ok(Self { options, scheme: Scheme::new(pattern)?, num_threads })
     }
 
-    /// `(files, bytes on disk)` that would be read.
+    /// `(files, bytes on disk)` that would be read; refuses an output folder that could not be
+    /// written.
     #[staticmethod]
     fn plan(
         py: Python<'_>,
         paths: Vec<PathBuf>,
         text_field: Option<String>,
+        output_path: PathBuf,
+        force: bool,
     ) -> PyResult<(usize, u64)> {
-        let source = py.detach(|| source(&paths, "strict", text_field))?;
-        Ok((source.inputs().len(), source.total_bytes()))
+        py.detach(|| {
+            let source = source(&paths, "strict", text_field, slice::from_ref(&output_path))?;
+            vocabulary_files::check_folder(&output_path, force)?;
+            Ok((source.inputs().len(), source.total_bytes()))
+        })
     }
 
     fn learn_files(
@@ -79,9 +87,10 @@ impl Learner {
         paths: Vec<PathBuf>,
         errors: &str,
         text_field: Option<String>,
+        leave_out: Vec<PathBuf>,
         progress: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Lesson> {
-        let source = py.detach(|| source(&paths, errors, text_field))?;
+        let source = py.detach(|| source(&paths, errors, text_field, &leave_out))?;
         let state = Progress::default();
         state.start(COUNTING, source.total_bytes());
         let learn = || {
@@ -141,9 +150,18 @@ impl Learner {
     }
 }
 
-fn source(paths: &[PathBuf], errors: &str, text_field: Option<String>) -> Result<TextSource> {
+/// What `paths` name, without what this call itself will write.
+fn source(
+    paths: &[PathBuf],
+    errors: &str,
+    text_field: Option<String>,
+    leave_out: &[PathBuf],
+) -> Result<TextSource> {
     let errors = DecodeErrors::new(errors)?;
-    TextSource::new(paths, SourceOptions { errors, text_field, ..SourceOptions::default() })
+    let options = SourceOptions { errors, text_field, ..SourceOptions::default() };
+    let mut source = TextSource::new(paths, options)?;
+    source.leave_out(leave_out);
+    Ok(source)
 }
 
 /// Hands the texts over; the threads that count do not need the interpreter.

@@ -1,6 +1,5 @@
 //! What a user names → the files meant, in order: files, folders, globs, `-`.
 
-use std::collections::HashSet;
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 
@@ -152,14 +151,13 @@ impl Inputs {
         Ok(())
     }
 
-    /// Leaves out of the folders' files those named: a run's own outputs.
+    /// Leaves out of the folders' files those named, or in a folder named: a run's own outputs.
     pub(super) fn leave_out(&mut self, paths: &[PathBuf]) {
         let real = |path: &Path| fs::canonicalize(path).ok();
-        let outputs: HashSet<PathBuf> = paths.iter().filter_map(|path| real(path)).collect();
+        let outputs: Vec<PathBuf> = paths.iter().filter_map(|path| real(path)).collect();
+        let is_output = |path: PathBuf| outputs.iter().any(|output| path.starts_with(output));
         if !outputs.is_empty() {
-            self.list.retain(|input| {
-                !input.found || real(&input.path).is_none_or(|path| !outputs.contains(&path))
-            });
+            self.list.retain(|input| !input.found || !real(&input.path).is_some_and(&is_output));
         }
     }
 }

@@ -1,0 +1,100 @@
+"""How far a long call is, on stderr: a bar on a terminal, otherwise a line every ten seconds."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+Callback: TypeAlias = Callable[[int, int, int], None]
+
+_SECONDS_BETWEEN_LINES = 10.0
+_MINUTE = 60
+
+
+@contextmanager
+def progress_bar(
+    label: str | Sequence[str], unit: str | Sequence[str], *, quiet: bool = False
+) -> Iterator[Callback | None]:
+    """A callback ``(phase, done, total)`` for the core's long calls.
+
+    Args:
+        label: what is being done, one for each phase.
+        unit: what is counted, one for each phase; ``"B"`` is shown in megabytes.
+        quiet: show nothing; the callback is None.
+    """
+    labels = [label] if isinstance(label, str) else list(label)
+    units = [unit] if isinstance(unit, str) else list(unit)
+    if quiet:
+        yield None
+    elif sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+        with _bars(labels, units) as callback:
+            yield callback
+    else:
+        yield _lines(labels, units)
+
+
+class _Rate:
+    """What is done of one phase, in words."""
+
+    def __init__(self, unit: str, start: float) -> None:
+        self.unit = unit
+        self.start = start
+
+    def __call__(self, done: int, total: int, now: float) -> str:
+        rate = done / max(now - self.start, 1e-6)
+        if self.unit == "B":
+            parts = [f"{done / 1e6:,.1f}{f' of {total / 1e6:,.1f}' if total else ''} MB"]
+            parts.append(f"{rate / 1e6:,.1f} MB/s")
+        else:
+            parts = [f"{done:,}{f' of {total:,}' if total else ''} {self.unit}"]
+            parts.append(f"{rate:,.0f} {self.unit}/s")
+        if total and rate:
+            parts.append(f"{_duration((total - done) / rate)} left")
+        return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(max(seconds, 0)), _MINUTE)
+    hours, minutes = divmod(minutes, _MINUTE)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def _lines(labels: list[str], units: list[str]) -> Callback:
+    rates: dict[int, _Rate] = {}
+    written = time.monotonic()
+
+    def callback(phase: int, done: int, total: int) -> None:
+        nonlocal written
+        now = time.monotonic()
+        rate = rates.setdefault(phase, _Rate(units[phase], now))
+        if now - written >= _SECONDS_BETWEEN_LINES:
+            written = now
+            print(f"{labels[phase]}: {rate(done, total, now)}", file=sys.stderr, flush=True)
+
+    return callback
+
+
+@contextmanager
+def _bars(labels: list[str], units: list[str]) -> Iterator[Callback]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+    rates: dict[int, _Rate] = {}
+    tasks: dict[int, TaskID] = {}
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}")
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+
+        def callback(phase: int, done: int, total: int) -> None:
+            now = time.monotonic()
+            rate = rates.setdefault(phase, _Rate(units[phase], now))
+            if phase not in tasks:
+                tasks[phase] = progress.add_task(labels[phase], total=total or None, rate="")
+            progress.update(
+                tasks[phase], completed=done, total=total or None, rate=rate(done, total, now)
+            )
+
+        yield callback
