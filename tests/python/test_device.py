@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from lmkit.config import TrainConfig
+from lmkit.config import ModelConfig, TrainConfig
 from lmkit.errors import UsageError
-from lmkit.lm import device
+from lmkit.lm import cross_entropy, device
 from lmkit.lm.device import Device, compile_model, find_device, resolve
+from lmkit.lm.model import Transformer
 
 
 @pytest.fixture
@@ -78,6 +79,28 @@ def test_a_compiler_that_fails_leaves_the_model_as_it_was(monkeypatch):
     assert said[0].startswith("torch.compile failed, going on without: ")
     assert "\n" not in said[0]
     assert set(model.state_dict()) == {"weight", "bias"}
+
+
+@pytest.mark.slow
+def test_a_compiled_model_learns_the_same(monkeypatch):
+    if device._missing_compiler(torch.device("cpu")):
+        pytest.skip("no C++ compiler on this machine")
+    monkeypatch.setattr(cross_entropy, "CHUNKED_FROM_LOGITS", 1)
+    monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", 600)
+    config = ModelConfig(vocab_size=60, d_model=32, n_layers=2, n_heads=2, max_seq_len=16, d_ff=48)
+    ids = torch.randint(60, (2, 17), generator=torch.Generator().manual_seed(0))
+    results = []
+    for compiled in (False, True):
+        model = Transformer(config, torch.Generator().manual_seed(0))
+        if compiled:
+            compile_model(model, pytest.fail)
+        loss = model(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        with torch.no_grad():
+            again = model(ids[:, :-1], ids[:, 1:])
+        torch.testing.assert_close(loss, again)
+        results.append((loss, {name: p.grad for name, p in model.named_parameters()}))
+    torch.testing.assert_close(results[0], results[1])
 
 
 def test_an_error_of_the_model_is_no_error_of_the_compiler(monkeypatch):

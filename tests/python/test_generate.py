@@ -5,10 +5,12 @@ import itertools
 import pytest
 import torch
 
+import lmkit
 from byte_tokenizer import END, ByteTokenizer
 from lmkit.config import ModelConfig
 from lmkit.errors import LmkitError, MismatchError, UsageError
 from lmkit.lm import generate
+from lmkit.lm.evaluate import evaluate
 from lmkit.lm.model import Transformer
 
 TOKENIZER = ByteTokenizer()
@@ -182,6 +184,14 @@ def test_nothing_of_the_model_or_of_torchs_generator_changes():
 def test_a_setting_out_of_range_is_refused_at_the_call(option, message):
     with pytest.raises(UsageError, match=message):
         generate(model(), TOKENIZER, "x", **option)
+
+
+def test_a_real_tokenizer_does_as_well():
+    vocab = {value: bytes([value]) for value in range(256)} | {270: b"he"}  # ids 256 to 269: none
+    tokenizer = lmkit.Tokenizer(vocab, [(b"h", b"e")], special_tokens=[END])
+    assert text(Parrot([270, *b"llo", 271]), tokenizer, "", seed=0) == "hello"
+    result = evaluate(model(), tokenizer, tokenizer.encode_array("hehe" + END + "he"))
+    assert (result.tokens, result.bytes) == (3, 4)
 
 
 def test_no_new_tokens_are_no_text():
