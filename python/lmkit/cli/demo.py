@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from lmkit.cli.options import Command
 from lmkit.errors import UsageError
 
 SEPARATOR = "<|endoftext|>"
@@ -86,7 +87,7 @@ class _Guide:
         self.say(f"   ({time.perf_counter() - start:.1f} s)")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--output_path",
     type=click.Path(path_type=Path),
@@ -121,7 +122,7 @@ def command(
     force: bool,
     quiet: bool,
 ) -> None:
-    r"""Run the whole pipeline on text found on this machine, in minutes.
+    """Run the whole pipeline on text found on this machine, in minutes.
 
     Learns a vocabulary, turns text into token ids, trains a small model, measures it and lets it
     write. Shows each command it runs, so that you can go on alone.
@@ -130,7 +131,7 @@ def command(
     Examples:
       lmkit demo
       lmkit demo --data_path my_book.txt --steps 1000
-    """
+    """  # noqa: D301 - \b is click's mark for lines to keep
     start = time.perf_counter()
     _prepare(output_path, force=force)
     guide = _Guide(quiet=quiet)

@@ -9,12 +9,13 @@ from pathlib import Path
 import click
 
 from lmkit import _core
+from lmkit.cli.options import Command
 from lmkit.cli.progress import progress_bar
 
 _NAMED_AT_MOST = 3
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--data_path",
     "data_paths",
@@ -110,7 +111,7 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    r"""Learn a vocabulary from text: TEXT to a tokenizer folder.
+    """Learn a vocabulary from text: TEXT to a tokenizer folder.
 
     The folder holds vocab.json and merges.txt (GPT-2 style), tokenizer.json (Hugging Face) and
     lmkit.json. Text with fewer merges than asked gives a smaller vocabulary.
@@ -119,7 +120,7 @@ def command(
     Examples:
       lmkit train-tokenizer --data_path raw_text.txt --vocab_size 10000 --output_path tokenizer/
       zcat books.gz | lmkit train-tokenizer --data_path - --output_path tokenizer/
-    """
+    """  # noqa: D301 - \b is click's mark for lines to keep
     if no_special_tokens:
         source = context.get_parameter_source("special_tokens")
         if source is not click.core.ParameterSource.DEFAULT:
