@@ -8,11 +8,12 @@
 //!
 //! The memory comes zeroed from the system and is first touched where it is first used: a large
 //! cache costs a short text nothing.
-#![expect(unsafe_code, reason = "zeroed memory that may fail, and a hint to the processor")]
+#![expect(unsafe_code, reason = "zeroed memory whose allocation may fail")]
 
 use std::alloc::{Layout, alloc_zeroed};
 
 use crate::error::{Error, Result};
+use crate::memory_hints::prefetch;
 
 /// A pretoken of more bytes is not kept.
 pub(crate) const LONGEST_KEY: usize = 15;
@@ -97,7 +98,7 @@ impl PretokenCache {
     pub(crate) fn place(&self, key: Key) -> Place {
         let hash = key.hash();
         let place = Place { short: (hash >> 32) as u32, long: hash as u32 };
-        prefetch(self.short.line(place.short));
+        prefetch(&self.short.words, self.short.start(place.short));
         place
     }
 
@@ -182,14 +183,20 @@ impl Lines {
         Ok(Self { words, base, mask: lines - 1 })
     }
 
+    /// Where the line for `place` begins.
+    #[inline]
+    fn start(&self, place: u32) -> usize {
+        self.base + (place as usize & self.mask) * LINE
+    }
+
     #[inline]
     fn line(&self, place: u32) -> &[u64; LINE] {
-        let start = self.base + (place as usize & self.mask) * LINE;
+        let start = self.start(place);
         self.words[start..start + LINE].try_into().expect("a slice of eight words")
     }
 
     fn line_mut(&mut self, place: u32) -> &mut [u64] {
-        let start = self.base + (place as usize & self.mask) * LINE;
+        let start = self.start(place);
         &mut self.words[start..start + LINE]
     }
 }
@@ -207,18 +214,6 @@ fn zeroed(words: usize) -> Result<Box<[u64]>> {
     // SAFETY: `start` came from the global allocator with the layout of `words` u64, all of which
     // are zero and thus valid; nothing else owns it.
     Ok(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start, words)) })
-}
-
-#[inline]
-fn prefetch(line: &[u64; LINE]) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint that reads nothing; SSE is part of every x86-64.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
 }
 
 #[cfg(test)]

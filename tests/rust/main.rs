@@ -1,6 +1,8 @@
 //! One integration binary: a module per behaviour.
 #![expect(clippy::unwrap_used, reason = "a test that fails to unwrap has failed")]
 
+mod encode;
 mod learn_merges;
 mod pretokenize;
+mod reference;
 mod text_source;
