@@ -4,27 +4,36 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from io import TextIOWrapper
 
 
 def run() -> None:
     """Run the command line and leave with its exit code; errors are one line each on stderr."""
     signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(_outcome())
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            # A file's name or a model's text may hold what the terminal's encoding has no sign for.
+            cast("TextIOWrapper", stream).reconfigure(errors="backslashreplace")
+    code = _outcome()
+    sys.exit(_flushed(code))
 
 
 def _terminated(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _outcome() -> int:  # noqa: PLR0911 - one return a way to end
+def _outcome() -> int:
     import click
 
     from lmkit.cli import main
     from lmkit.errors import LmkitError
 
+    color = False if os.environ.get("NO_COLOR") else None
     try:
-        result = main.main(prog_name="lmkit", standalone_mode=False)
-        sys.stdout.flush()
+        result = main.main(prog_name="lmkit", standalone_mode=False, color=color)
     except LmkitError as error:
         return _fail(str(error), error.hint, error.exit_code, error)
     except click.ClickException as error:
@@ -32,15 +41,42 @@ def _outcome() -> int:  # noqa: PLR0911 - one return a way to end
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)  # noqa: T201 - the last word of the command line
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; keep the interpreter from flushing into nothing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except MemoryError as error:
-        return _fail(f"out of memory{f': {error}' if str(error) else ''}", None, 1, error)
-    except OSError as error:
-        return _fail(str(error), None, 4, error)
+    except Exception as error:  # noqa: BLE001 - the last door: no traceback leaves it
+        return _unexpected(error)
     return result if isinstance(result, int) else 0
+
+
+def _unexpected(error: Exception) -> int:
+    """An exception that no command has put into words: the system's refusal, or our mistake."""
+    if isinstance(error, BrokenPipeError):
+        _discard_output()
+        return 0  # whoever read our output has seen enough
+    if isinstance(error, MemoryError):
+        return _fail(f"out of memory{f': {error}' if str(error) else ''}", None, 4, error)
+    if isinstance(error, OSError):
+        reason = (error.strerror or str(error)).lower()
+        message = reason if error.filename is None else f"{error.filename}: {reason}"
+        return _fail(message, None, 2 if isinstance(error, FileNotFoundError) else 4, error)
+    hint = "this is a mistake in lmkit; with LMKIT_DEBUG=1 it shows where"
+    return _fail(f"{type(error).__name__}: {error}".rstrip(": "), hint, 1, error)
+
+
+def _flushed(code: int) -> int:
+    """Write what is still held back of the output; a reader who has left does not mind."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+    except OSError as error:
+        _discard_output()
+        return _fail(f"cannot write the output: {(error.strerror or '').lower()}", None, 4, error)
+    return code
+
+
+def _discard_output() -> None:
+    """Keep the interpreter from writing, at its end, to where nobody reads."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _said(error: "object") -> tuple[str, str | None]:
@@ -61,11 +97,18 @@ def _said(error: "object") -> tuple[str, str | None]:
 
 def _fail(message: str, hint: str | None, code: int, error: BaseException) -> int:
     if os.environ.get("LMKIT_DEBUG") == "1":
-        raise error
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201 - where errors belong
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"error: {_one_line(message)}", file=sys.stderr)  # noqa: T201 - where errors belong
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)  # noqa: T201 - where errors belong
+        print(f"hint: {_one_line(hint)}", file=sys.stderr)  # noqa: T201 - where errors belong
     return code
+
+
+def _one_line(text: str) -> str:
+    """The text without line breaks and without escape sequences that a file's name may hold."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.strip())
 
 
 if __name__ == "__main__":

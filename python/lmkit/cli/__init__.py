@@ -47,9 +47,12 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or name those that are spelt much like it."""
         if not self.get_command(ctx, args[0]) and not args[0].startswith("-"):
-            error = click.NoSuchOption(args[0], f"no such command {args[0]!r}", ctx=ctx)
-            error.possibilities = near_misses(args[0], COMMANDS)
-            raise error
+            raise click.NoSuchOption(
+                args[0],
+                f"no such command {args[0]!r}",
+                possibilities=near_misses(args[0], COMMANDS),
+                ctx=ctx,
+            )
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -60,12 +63,14 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
+    invoke_without_command=True,
     context_settings=CONTEXT | {"auto_envvar_prefix": "LMKIT"},
     epilog="Every option can also come from the environment (LMKIT_TRAIN_MAX_ITERS=500) or from a "
     "TOML file (--config FILE). 'lmkit COMMAND --help' tells more, with an example each.",
 )
 @click.version_option(__version__, message="lmkit %(version)s")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """From raw text to a language model of your own.
 
     \b
@@ -73,3 +78,5 @@ def main() -> None:
 
     Begin with 'lmkit demo', which runs them all and shows each command.
     """  # noqa: D301 - \b is click's mark for lines to keep
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())

@@ -83,7 +83,9 @@ class _Guide:
         self.say(click.style(f"{self.number}. {why}", bold=True))
         self.say(f"   $ {shlex.join(['lmkit', *words])}")
         start = time.perf_counter()
-        main.main(args=list(words), prog_name="lmkit", standalone_mode=False)
+        code = main.main(args=list(words), prog_name="lmkit", standalone_mode=False)
+        if isinstance(code, int) and code:
+            raise click.exceptions.Exit(code)  # stopped by the reader: go no further
         self.say(f"   ({time.perf_counter() - start:.1f} s)")
 
 

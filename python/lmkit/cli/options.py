@@ -2,34 +2,27 @@
 
 :func:`config_options` makes one option a config field; :class:`Command` gives every command
 ``--config``, help by groups, and near misses. Values come from the command line, else the
-environment, else the TOML file, else the default; an option that none of the three gave arrives as
-None, so that a command can tell what was asked for.
+environment (``LMKIT_<COMMAND>_<OPTION>``), else the TOML file, else the default. A config field's
+option that none of the three gave arrives as None, so that a command can tell what was asked for.
+Names are those of the flags in all three, with dashes or underscores.
 """
 
 import difflib
+import itertools
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import click
 
-from lmkit.config import PRESETS, Setting, flatten, read_toml, settings
+from lmkit.config import GROUPS, PRESETS, Setting, flatten, read_toml, settings
 from lmkit.errors import UsageError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Dashes and underscores are the same in names of options.
-CONTEXT: dict[str, Any] = {
-    "token_normalize_func": lambda name: name.replace("-", "_"),
-    "help_option_names": ["-h", "--help"],
-    "max_content_width": 100,
-}
-GROUP_TITLES = {
-    "model": "Model",
-    "training": "Training",
-    "data": "Data and checkpoints",
-    "logging": "Logging and evaluation",
-    "device": "Device",
-}
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+# Options of every command, shown last.
+GENERAL = ("config", "json", "quiet", "help")
 
 
 def near_misses(name: str, known: Iterable[str]) -> list[str]:
@@ -63,38 +56,114 @@ class Command(click.Command):
             )
         )
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse with dashes and underscores alike, after naming the environment's variables."""
+        _name_variables(self, ctx)
+        return super().parse_args(ctx, _underscored(self, args))
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, those of one group together."""
-        groups: dict[str | None, list[tuple[str, str]]] = {}
+        """Write the options, those of one group together, those of every command last."""
+        groups: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
+            group = getattr(parameter, "group", None) or "Options"
+            if isinstance(parameter, click.Option) and flag_name(parameter) in GENERAL:
+                group = "General"
             if record is not None:
-                groups.setdefault(getattr(parameter, "group", None), []).append(record)
-        general = groups.pop(None, [])
-        for group, records in groups.items():
-            with formatter.section(GROUP_TITLES.get(str(group), str(group))):
+                groups.setdefault(group, []).append(record)
+        general = groups.pop("General")
+        for group, records in (groups | {"General": general}).items():
+            with formatter.section(GROUPS.get(group, group)):
                 formatter.write_dl(records)
-        with formatter.section("Options"):
-            formatter.write_dl(general)
+
+
+def flag_name(option: click.Parameter) -> str:
+    """An option's name as it is typed, without dashes; its parameter may be called otherwise."""
+    return max(option.opts, key=len).lstrip("-").replace("-", "_")
+
+
+def _flags(command: click.Command) -> dict[str, click.Option]:
+    return {flag_name(p): p for p in command.params if isinstance(p, click.Option)}
+
+
+def _underscored(command: click.Command, args: list[str]) -> list[str]:
+    """The arguments with each option spelt with underscores; values stay as they are."""
+    known = {opt: p for p in _flags(command).values() for opt in (*p.opts, *p.secondary_opts)}
+    spelt: list[str] = []
+    rest = iter(args)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        name = f"--{name[2:].replace('-', '_')}" if name.startswith("--") else name
+        option = known.get(name)
+        spelt.append(name + equals + value if option else argument)
+        if argument == "--":
+            break
+        if option and not equals and not option.is_flag:
+            spelt.extend(itertools.islice(rest, 1))
+    return [*spelt, *rest]
+
+
+def _name_variables(command: click.Command, ctx: click.Context) -> None:
+    """Let LMKIT_<COMMAND>_<OPTION> give each option; refuse such names that mean nothing."""
+    prefix = f"{ctx.auto_envvar_prefix}_"
+    flags = _flags(command)
+    for name, option in flags.items():
+        option.envvar = prefix + name.upper()
+    for variable in os.environ:
+        name = variable.removeprefix(prefix).lower()
+        if variable.startswith(prefix) and name not in flags and not _of_sibling(variable, ctx):
+            near = [prefix + near.upper() for near in near_misses(name, flags)]
+            raise UsageError(
+                f"environment variable {variable} names no option of {ctx.command_path}",
+                hint=_did_you_mean(near),
+            )
+
+
+def _of_sibling(variable: str, ctx: click.Context) -> bool:
+    """Whether a variable of `train` belongs to `train-tokenizer`, whose prefix is longer."""
+    group = ctx.parent.command if ctx.parent else None
+    names = group.list_commands(ctx) if isinstance(group, click.Group) else []
+    prefixes = [f"LMKIT_{name.replace('-', '_').upper()}_" for name in names]
+    mine = f"{ctx.auto_envvar_prefix}_"
+    return any(variable.startswith(one) and len(one) > len(mine) for one in prefixes)
+
+
+def _did_you_mean(near: list[str]) -> str | None:
+    return f"did you mean {' or '.join(near)}?" if near else None
 
 
 def _read_config(ctx: click.Context, _parameter: click.Parameter, path: str | None) -> None:
     """Put the values of a TOML file beneath the environment; unknown names are refused."""
     if path is None:
         return
-    known = {p.name: p for p in ctx.command.params if p.name and p.name != "config"}
-    values = flatten(read_toml(path), GROUP_TITLES)
-    for name in values:
+    known = _flags(ctx.command)
+    del known["config"]
+    values: dict[str, object] = {}
+    for name, value in flatten(read_toml(path), GROUPS).items():
         if name not in known:
-            near = near_misses(name, known)
             raise UsageError(
                 f"config file {path}: unknown option {name}",
-                hint=f"did you mean {' or '.join(near)}?" if near else None,
+                hint=_did_you_mean(near_misses(name, known)),
             )
+        values[str(known[name].name)] = _as_typed(known[name], value, path)
     ctx.default_map = {**(ctx.default_map or {}), **values}
 
 
-class SettingType(click.ParamType):
+def _as_typed(option: click.Option, value: object, path: str) -> object:
+    """A TOML value as if it were typed, so that both pass through the same checks."""
+    if option.is_flag and isinstance(value, bool):
+        return value
+    if option.multiple and not isinstance(value, list):
+        value = [value]
+    many = value if isinstance(value, list) else [value]
+    fits = all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in many)
+    if option.is_flag or not fits or (isinstance(value, list) and not option.multiple):
+        kind = "true or false" if option.is_flag else "a list" if option.multiple else "one value"
+        raise UsageError(f"config file {path}: {flag_name(option)} must be {kind}, not {value!r}")
+    return [str(one) for one in many] if option.multiple else str(value)
+
+
+class SettingType(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic from click 8.2 on
     """The values of one setting: typed text to what it means, checked by the setting itself."""
 
     def __init__(self, setting: Setting) -> None:
@@ -106,13 +175,19 @@ class SettingType(click.ParamType):
     ) -> object:
         """The value; ``none`` stays a word, since None means "not given" here."""
         if isinstance(value, str) and self.setting.kind in {int, float} and value != "none":
-            try:
-                value = self.setting.kind(value.replace("_", ""))
-            except ValueError:
-                kind = "a whole number" if self.setting.kind is int else "a number"
-                raise UsageError(f"{self.setting.flag} must be {kind}, not {value!r}") from None
+            value = _number(value)
         checked = self.setting.check(value)
         return "none" if checked is None else checked
+
+
+def _number(text: str) -> object:
+    """The number a text is, whole numbers exactly, 1e5 too; other text as it is."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def config_options(config_class: type) -> Callable[[Function], Function]:
