@@ -73,7 +73,7 @@ def test_a_new_run_refuses_a_folder_with_checkpoints(tmp_path: Path):
     some_checkpoints(tmp_path, 5, 10)
     with RunFolder(str(tmp_path), silence) as folder:
         with pytest.raises(UsageError, match="already holds 2 checkpoints") as caught:
-            folder.start_new(force=False)
+            folder.refuse_another_run(force=False)
         assert "--load_checkpoint latest" in (caught.value.hint or "")
         assert "--force" in (caught.value.hint or "")
 
@@ -83,7 +83,8 @@ def test_force_sets_the_old_run_aside(tmp_path: Path):
         some_checkpoints(tmp_path, 5)
         (tmp_path / "metrics.jsonl").write_text('{"iter": 1}\n')
         with RunFolder(str(tmp_path), silence) as folder:
-            folder.start_new(force=True)
+            folder.refuse_another_run(force=True)
+            folder.clear()
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {
         "run.lock",
@@ -104,7 +105,7 @@ def test_going_back_moves_later_checkpoints_and_cuts_the_metrics(tmp_path: Path)
     (tmp_path / "metrics.jsonl").write_bytes("\n".join(lines).encode() + torn)
     said: list[str] = []
     with RunFolder(str(tmp_path), said.append) as folder:
-        folder.go_back_to(10)
+        folder.go_back_to(10, tmp_path / "checkpoint_10.pt")
     kept = [
         json.loads(line)["iter"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
     ]

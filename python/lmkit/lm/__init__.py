@@ -6,7 +6,9 @@ Nothing outside this package imports it at module level: it loads torch, which t
 """
 
 from lmkit.config import ModelConfig, TrainConfig
+from lmkit.lm.checkpoint import load_model
 from lmkit.lm.generate import generate
 from lmkit.lm.model import Transformer
+from lmkit.lm.trainer import Trainer
 
-__all__ = ["ModelConfig", "TrainConfig", "Transformer", "generate"]
+__all__ = ["ModelConfig", "TrainConfig", "Trainer", "Transformer", "generate", "load_model"]

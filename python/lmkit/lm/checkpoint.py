@@ -17,13 +17,17 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TypeAlias
+from typing import IO, Any, BinaryIO, TypeAlias, cast
 
 import torch
 
+from lmkit.config import ModelConfig, from_dict, own_settings
 from lmkit.errors import LmkitError, MismatchError, MissingFileError
 from lmkit.lm.durable import durable_file, refused, write_durably
+from lmkit.lm.model import Transformer
+from lmkit.tokenizer import Tokenizer
 
 Notice: TypeAlias = Callable[[str], None]
 
@@ -85,11 +89,35 @@ def restore(
     model.load_state_dict(state["model"])
 
 
+def load_model(
+    path: str | os.PathLike[str], notice: Notice | None = None
+) -> tuple[Transformer, Tokenizer]:
+    """The model of a training run, on the CPU and ready to evaluate, with its tokenizer.
+
+    ``path`` is a checkpoint, or a run folder, of which the newest that verifies is taken.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path, state = read_latest(path, notice)
+    else:
+        state = read_checkpoint(path, notice)
+    missing = [part for part in ("config", "tokenizer") if part not in state]
+    if missing:
+        raise MismatchError(
+            f"{path} holds no {' and no '.join(missing)}: it is not the checkpoint of a run",
+            hint="load it with lmkit.lm.checkpoint.load_checkpoint into a model made for it",
+        )
+    shape = {name: state["config"][name] for name in own_settings(ModelConfig)}
+    model = Transformer(from_dict(ModelConfig, shape))
+    restore(state, model, None, str(path))
+    return model.eval(), Tokenizer.from_json(state["tokenizer"])
+
+
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state and its sidecar; afterwards either both are new or the old pair still holds."""
     with durable_file(path) as file:
         hashed = _HashedFile(file)
-        torch.save(dict(state), hashed)
+        torch.save(dict(state), cast("IO[bytes]", hashed))
         hashed.finish()
         sidecar: dict[str, Any] = {"size": hashed.size, "sha256": hashed.sha256.hexdigest()}
         if path.exists():
@@ -182,7 +210,7 @@ class _HashedFile:
             raise self._error
 
 
-def _verify(path: Path, file: BinaryIO, notice: Notice) -> None:
+def _verify(path: Path, file: BufferedReader, notice: Notice) -> None:
     """Raise unless the sidecar vouches for the file; without a sidecar, say so."""
     try:
         sidecar = json.loads(sidecar_path(path).read_bytes())
@@ -214,7 +242,12 @@ def _unpack(file: BinaryIO | IO[bytes], name: str) -> dict[str, Any]:
     file.seek(0)
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+    except pickle.UnpicklingError as error:
+        raise MismatchError(
+            f"{name} is not a checkpoint of lmkit: it holds more than plain data, which could run "
+            "code when loaded"
+        ) from error
+    except (RuntimeError, EOFError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MismatchError(f"the checkpoint {name} cannot be read: {reason}") from error
     missing = [key for key in ("model", "iteration") if key not in _mapping(state)]

@@ -68,8 +68,8 @@ class RunFolder:
         """Where the checkpoint after ``iteration`` steps stands."""
         return self.path / f"checkpoint_{iteration}.pt"
 
-    def start_new(self, *, force: bool) -> None:
-        """Refuse a folder that holds a run already, or with ``force`` set that run aside."""
+    def refuse_another_run(self, *, force: bool) -> None:
+        """Raise when the folder holds a run already that may not be set aside."""
         present = checkpoints_in(self.path)
         if present and not force:
             raise UsageError(
@@ -78,19 +78,27 @@ class RunFolder:
                 hint="continue it with --load_checkpoint latest, set it aside with --force, "
                 "or choose another --checkpoint_dir",
             )
-        for _, checkpoint in present:
+
+    def clear(self) -> None:
+        """Set a run that is already in the folder aside, all of it."""
+        for _, checkpoint in checkpoints_in(self.path):
             self._set_aside(checkpoint)
         for name in ("metrics.jsonl", "train.log", "config.toml"):
             if (self.path / name).exists():
                 self._move_aside(self.path / name)
 
-    def go_back_to(self, iteration: int) -> None:
-        """Leave what was true after ``iteration`` steps: later checkpoints and metrics go."""
-        for later, checkpoint in checkpoints_in(self.path):
-            if later > iteration:
-                moved = self._set_aside(checkpoint)
-                self._notice(f"moved {checkpoint.name} to {moved.relative_to(self.path)}")
+    def go_back_to(self, iteration: int, checkpoint: Path) -> None:
+        """Leave what was true at a checkpoint: whatever came later is moved or cut."""
+        for other, path in checkpoints_in(self.path):
+            if other > iteration or (other == iteration and not path.samefile(checkpoint)):
+                moved = self._set_aside(path)
+                self._notice(f"moved {path.name} to {moved.relative_to(self.path)}")
         self._cut_metrics(iteration)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All that ``metrics.jsonl`` holds: the run's history."""
+        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
 
     def write_config(self, toml: str) -> None:
         """Keep the resolved configuration."""

@@ -1,0 +1,72 @@
+"""`lmkit train`: token files and a tokenizer to a folder of checkpoints."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from lmkit.cli.options import (
+    Command,
+    config_options,
+    given,
+    json_option,
+    preset_option,
+    quiet_option,
+)
+from lmkit.cli.progress import progress_bar
+from lmkit.config import PRESETS, TrainConfig, expand_preset
+
+if TYPE_CHECKING:
+    from lmkit.lm.report import Report
+
+
+@click.command(cls=Command)
+@config_options(TrainConfig)
+@preset_option
+@click.option("--force", is_flag=True, help="Set a run that is in checkpoint_dir already aside.")
+@json_option
+@quiet_option
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    *,
+    preset: str | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    **values: object,
+) -> None:
+    r"""Train a model on a token file, or go on with one.
+
+    Writes checkpoints, metrics.jsonl, config.toml and train.log into checkpoint_dir. Ctrl-C
+    finishes the step, saves, and prints the command that goes on; what is not given to that
+    command comes from the checkpoint.
+
+    \b
+    Examples:
+      lmkit train --tokenizer tokenizer/ --train_data train.npy --val_data train.val.npy \
+          --preset small
+      lmkit train --load_checkpoint latest --max_iters 200000
+    """
+    from lmkit.lm.report import Report
+    from lmkit.lm.trainer import Trainer
+
+    report = Report(
+        json_lines=as_json,
+        quiet=quiet,
+        progress=lambda label, unit: progress_bar(label, unit, quiet=quiet),
+    )
+    settings = given(values)
+    if preset is not None:
+        _tell_preset(preset, settings, report)
+        settings = expand_preset({**settings, "preset": preset})
+    trainer = Trainer(settings, report=report, force=force)
+    trainer.train()
+    context.exit(trainer.exit_code)
+
+
+def _tell_preset(preset: str, settings: dict[str, object], report: "Report") -> None:
+    """Say what the preset set, and what it would have set but for a flag."""
+    chosen = {name: value for name, value in PRESETS[preset].items() if name not in settings}
+    shown = ", ".join(f"{name} {value}" for name, value in chosen.items())
+    report.line(f"Preset {preset}: {shown}", event="preset", preset=preset, **chosen)

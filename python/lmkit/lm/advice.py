@@ -1,0 +1,71 @@
+"""What went wrong, with the run's own numbers, to the flags that help."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from lmkit.config import TrainConfig
+from lmkit.errors import TrainingError
+from lmkit.lm.report import DAY, Pace, span
+
+ASIDE_SHARE = 0.2  # evaluations and saves above this share of the time are worth a word,
+ASIDE_SECONDS = 60  # once they have cost this much
+ALLOCATION_FAILED = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@contextmanager
+def explaining_memory(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Turn a failed allocation inside into an error that says which flags help."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)
+        if not isinstance(error, MemoryError) and not any(
+            phrase in said.lower() for phrase in ALLOCATION_FAILED
+        ):
+            raise
+        raise out_of_memory(config, device, said) from error
+
+
+def out_of_memory(config: TrainConfig, device: torch.device, reason: str) -> TrainingError:
+    """The device, or the machine, has no room for the model or for a step."""
+    model = config.model
+    first_line = (reason.splitlines() or [""])[0].strip()
+    return TrainingError(
+        f"out of memory on {device} with --batch_size {config.batch_size} and "
+        f"--context_length {config.context_length}" + (f": {first_line}" if first_line else ""),
+        hint="use a smaller --batch_size (--grad_accum_steps keeps the step's batch as large), "
+        "a smaller --context_length, or a smaller model "
+        f"(now --d_model {model.d_model} --n_layers {model.n_layers} --d_ff {model.d_ff})",
+    )
+
+
+def unstable(
+    config: TrainConfig, iteration: int, quantity: str, value: float, saved: str | None
+) -> TrainingError:
+    """The loss or the gradient is no longer a number; ``saved`` is the last checkpoint."""
+    clip = "none" if config.max_grad_norm is None else f"{config.max_grad_norm:g}"
+    kept = f"the last checkpoint before it is {saved}" if saved else "no checkpoint came before it"
+    return TrainingError(
+        f"the {quantity} became {value} at iteration {iteration}; {kept}",
+        hint=f"use a lower --learning_rate (now {config.learning_rate:g}), a lower "
+        f"--max_grad_norm (now {clip}) or a higher --weight_decay (now {config.weight_decay:g})",
+    )
+
+
+def slow(config: TrainConfig, pace: Pace, left: float) -> str | None:
+    """What to change when the run takes days, or mostly evaluates and saves; None if neither."""
+    share = pace.aside / max(pace.aside + pace.stepping, 1e-9)
+    if share > ASIDE_SHARE and pace.aside > ASIDE_SECONDS:
+        return (
+            f"evaluating and saving take {share:.0%} of the time; use a longer --eval_interval "
+            f"(now {config.eval_interval}) or --save_interval (now {config.save_interval})"
+        )
+    if left > DAY:
+        return (
+            f"at this pace {span(left)} are left; a faster --device helps most, then a larger "
+            f"--batch_size (now {config.batch_size}) with fewer --max_iters, then longer "
+            "--eval_interval and --save_interval"
+        )
+    return None

@@ -1,0 +1,259 @@
+"""What was given to a run that can take its first step: everything is checked here, at the door.
+
+Device, tokenizer, data, model, optimizer and folder are made in the order the user reads of them.
+Nothing in the folder changes until all of them fit each other, so that a run refused here leaves
+everything as it was.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmkit.config import TrainConfig, to_toml, train_config
+from lmkit.errors import MismatchError, UsageError
+from lmkit.lm import advice
+from lmkit.lm.batches import fixed_windows
+from lmkit.lm.checkpoint import restore
+from lmkit.lm.device import Device, compile_model, resolve, set_deterministic
+from lmkit.lm.model import Transformer
+from lmkit.lm.optimizer import make_optimizer
+from lmkit.lm.report import Report
+from lmkit.lm.resume import (
+    TOKENIZER_FLAGS,
+    checked,
+    compare_exactness,
+    exactness_settings,
+    given_settings,
+    open_checkpoint,
+    restore_generators,
+    resumed_config,
+    run_folder_of,
+)
+from lmkit.lm.run_folder import RunFolder
+from lmkit.lm.training_data import TrainingData, open_data
+from lmkit.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its next step.
+
+    Attributes:
+        iteration: the steps already taken.
+        checkpoint: what it goes on from, as printed; None for a new run.
+    """
+
+    config: TrainConfig
+    device: Device
+    folder: RunFolder
+    tokenizer: Tokenizer
+    train_data: TrainingData
+    val_data: TrainingData | None
+    model: Transformer
+    optimizer: torch.optim.Optimizer
+    iteration: int
+    best_val_loss: float | None
+    checkpoint: str | None
+
+    def data_identity(self) -> dict[str, Any]:
+        """Which data this is, for a checkpoint."""
+        val = self.val_data.identity() if self.val_data else None
+        return {"train": self.train_data.identity(), "val": val, "seed": self.config.seed}
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a run starts from: its configuration, and the checkpoint if it is resumed."""
+
+    config: TrainConfig
+    tokenizer_given: bool
+    checkpoint: str | None = None
+    state: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def iteration(self) -> int:
+        return int(self.state.get("iteration", 0))
+
+    def continues_in(self, folder: RunFolder) -> bool:
+        """Whether the folder is the checkpoint's own, rather than that of a new branch."""
+        if self.checkpoint is None:
+            return False
+        return Path(run_folder_of(self.checkpoint)).resolve() == folder.path.resolve()
+
+
+@contextmanager
+def prepare(
+    given: TrainConfig | Mapping[str, object], report: Report, *, force: bool = False
+) -> Iterator[Prepared]:
+    """Make a run ready, its folder locked and its log open until the block ends."""
+    start = _start(given, report)
+    config = start.config
+    if config.deterministic:
+        set_deterministic()
+    device = resolve(config)
+    with RunFolder(config.checkpoint_dir, report.notice) as folder, closing(report):
+        if not start.continues_in(folder):
+            folder.refuse_another_run(force=force)
+        run = _make(start, device, folder, report)
+        if start.checkpoint and start.continues_in(folder):
+            folder.go_back_to(run.iteration, Path(start.checkpoint))
+        else:
+            folder.clear()
+        folder.write_config(to_toml(dataclasses.replace(config, load_checkpoint=None)))
+        report.attach(folder)
+        yield run
+
+
+def _start(given: TrainConfig | Mapping[str, object], report: Report) -> _Start:
+    """Read the checkpoint, if the run resumes, and settle the configuration."""
+    settings = given_settings(given) if isinstance(given, TrainConfig) else checked(given)
+    typed = settings.get("load_checkpoint")
+    if typed is None:
+        config = train_config(settings)
+        config.check_inputs()
+        return _Start(_with_schedule_fixed(config), tokenizer_given=True)
+    folder = str(settings.get("checkpoint_dir", TrainConfig.checkpoint_dir))
+    name, state = open_checkpoint(str(typed), folder, report.notice)
+    report.line(f"Loading checkpoint from {name}", event="loading", path=name)
+    config = resumed_config(settings, state, name, report.notice)
+    given_tokenizer = any(settings.get(flag) for flag in TOKENIZER_FLAGS)
+    return _Start(_with_schedule_fixed(config), given_tokenizer, name, state)
+
+
+def _with_schedule_fixed(config: TrainConfig) -> TrainConfig:
+    """Write the schedule's length down, so that more ``max_iters`` later do not stretch it."""
+    return dataclasses.replace(config, lr_decay_iters=max(1, config.schedule_iters))
+
+
+def _make(start: _Start, device: Device, folder: RunFolder, report: Report) -> Prepared:
+    """Make the parts of a run, saying so line by line."""
+    config, state = start.config, start.state
+    report.line(f"Using device: {device.device}", event="device", device=str(device.device))
+    for sentence in device.notices:
+        report.notice(sentence)
+    report.line("Loading tokenizer...")
+    tokenizer = _tokenizer(start)
+    _refuse_a_larger_vocabulary(tokenizer, config)
+    report.line("Tokenizer loaded.")
+    train_data, val_data = _data(config, tokenizer, report)
+    _tell_of_other_data(state, train_data, val_data, report)
+    report.line("Creating model...")
+    with advice.explaining_memory(config, device.device):
+        model, optimizer = _model(start, device, report)
+    return Prepared(
+        config=config,
+        device=device,
+        folder=folder,
+        tokenizer=tokenizer,
+        train_data=train_data,
+        val_data=val_data,
+        model=model,
+        optimizer=optimizer,
+        iteration=start.iteration,
+        best_val_loss=state.get("best_val_loss"),
+        checkpoint=start.checkpoint,
+    )
+
+
+def _tokenizer(start: _Start) -> Tokenizer:
+    """The one given, or the checkpoint's own; with both, they must be the same."""
+    config, stored = start.config, start.state.get("tokenizer")
+    # A resumed run has its files' names from the checkpoint, but needs the files no longer.
+    if stored is not None and not start.tokenizer_given:
+        return Tokenizer.from_json(stored)
+    if config.tokenizer is not None:
+        given = Tokenizer.load(config.tokenizer)
+    elif config.vocab_path is not None and config.merges_path is not None:
+        given = Tokenizer.from_files(config.vocab_path, config.merges_path)
+    else:
+        raise MismatchError(
+            f"{start.checkpoint} holds no tokenizer", hint="pass --vocab_path and --merges_path"
+        )
+    if stored is not None and Tokenizer.from_json(stored).fingerprint != given.fingerprint:
+        raise MismatchError(
+            f"the tokenizer given is not the one {start.checkpoint} was trained with",
+            hint="leave --vocab_path, --merges_path and --tokenizer out: "
+            "the checkpoint holds its tokenizer",
+        )
+    return given
+
+
+def _refuse_a_larger_vocabulary(tokenizer: Tokenizer, config: TrainConfig) -> None:
+    size = config.model.vocab_size
+    if tokenizer.vocab_size > size:
+        raise UsageError(
+            f"the tokenizer has {tokenizer.vocab_size:,} tokens, --vocab_size is {size}",
+            hint=f"pass --vocab_size {tokenizer.vocab_size}",
+        )
+
+
+def _data(
+    config: TrainConfig, tokenizer: Tokenizer, report: Report
+) -> tuple[TrainingData, TrainingData | None]:
+    """Open what to train on, and what to validate on where it is given."""
+
+    def opened(path: str | None) -> TrainingData | None:
+        if path is None:
+            return None
+        data = open_data(path, tokenizer, config.model.vocab_size, report)
+        fixed_windows(len(data.tokens), config.context_length, limit=1)
+        return data
+
+    report.line("Loading training data...")
+    train_data = opened(config.train_data)
+    if train_data is None:
+        raise UsageError("no data given: pass --train_data", hint="lmkit tokenize makes it")
+    if config.val_data is not None:
+        report.line("Loading validation data...")
+    return train_data, opened(config.val_data)
+
+
+def _tell_of_other_data(
+    state: Mapping[str, Any], train: TrainingData, val: TrainingData | None, report: Report
+) -> None:
+    """Say which data is no longer what the checkpoint was made with."""
+    stored: Mapping[str, Any] = state.get("data", {})
+    for name, data in (("train", train), ("val", val)):
+        before = stored.get(name)
+        if before and data and before["fingerprint"] != data.fingerprint:
+            report.notice(
+                f"--{name}_data {data.path} is not the data of the checkpoint, which was "
+                f"{before['path']} with {before['tokens']:,} tokens"
+            )
+
+
+def _model(
+    start: _Start, device: Device, report: Report
+) -> tuple[Transformer, torch.optim.Optimizer]:
+    """Make model and optimizer, from the seed or from the checkpoint."""
+    config = start.config
+    torch.manual_seed(config.seed)
+    model = Transformer(config.model)
+    report.line(
+        f"Model created with {model.parameter_count():,} total parameters "
+        f"({model.parameter_count(trainable_only=True):,} trainable)",
+        event="model",
+        parameters=model.parameter_count(),
+        trainable=model.parameter_count(trainable_only=True),
+    )
+    model.to(device.device)
+    optimizer = make_optimizer(model, config)
+    if start.checkpoint is not None:
+        # The checkpoint's moments, but the rates and decays of this configuration.
+        fresh = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
+        restore(start.state, model, optimizer, start.checkpoint)
+        for group, own in zip(optimizer.param_groups, fresh, strict=True):
+            group.update(own)
+        restore_generators(start.state.get("generators", {}))
+        compare_exactness(start.state, exactness_settings(device), report.notice)
+    if device.compile:
+        compile_model(model, report.notice)
+    return model, optimizer

@@ -1,0 +1,198 @@
+"""One event of a run to one line on the terminal, one in ``train.log``, and numbers to keep.
+
+The terminal's lines are the original training script's, word for word; further fields follow the
+given ones. With ``json_lines`` each becomes one JSON object instead. What is not a result (notices,
+advice) goes to stderr. ``metrics.jsonl`` takes one object per step and per evaluation.
+
+Lines for the log are kept until the run's folder is open, so that a run refused at the door leaves
+nothing behind.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, TextIO, TypeAlias
+
+if TYPE_CHECKING:
+    from lmkit.lm.run_folder import RunFolder
+
+# Hears which phase of something long it is, how much is done, and how much there is.
+Tick: TypeAlias = Callable[[int, int, int], None]
+ProgressBar: TypeAlias = Callable[[str, str], AbstractContextManager[Tick | None]]
+
+DAY, HOUR, MINUTE = 86_400, 3_600, 60
+
+
+class Report:
+    """Where a run says what it does; safe to call from the thread that watches for signals.
+
+    Attributes:
+        reader_left: whether whoever read stdout has closed it.
+    """
+
+    def __init__(
+        self,
+        *,
+        json_lines: bool = False,
+        quiet: bool = False,
+        progress: ProgressBar | None = None,
+    ) -> None:
+        """Say nothing yet.
+
+        Args:
+            json_lines: print one JSON object a line.
+            quiet: leave out what is not a result; ``train.log`` has it nevertheless.
+            progress: shows how far something long is, from its label and what is counted.
+        """
+        self.reader_left = False
+        self.progress = progress or _not_shown
+        self._json_lines = json_lines
+        self._quiet = quiet
+        self._pending: list[str] = []
+        self._log: TextIO | None = None
+        self._metrics: TextIO | None = None
+        self._turn = threading.RLock()
+
+    def attach(self, folder: "RunFolder") -> None:
+        """Write what was said so far, and what follows, into the run's folder too."""
+        with self._turn:
+            self._log = folder.append_to("train.log")
+            self._metrics = folder.append_to("metrics.jsonl")
+            self._log.writelines(self._pending)
+            self._pending.clear()
+
+    def close(self) -> None:
+        """Close the files of the run's folder; what is said later reaches the terminal alone."""
+        with self._turn:
+            for file in (self._log, self._metrics):
+                if file is not None:
+                    file.close()
+            self._log = self._metrics = None
+
+    def line(self, text: str, event: str = "message", **fields: object) -> None:
+        """Say a line of the run; ``fields`` are its numbers for readers of JSON."""
+        with self._turn:
+            self._keep(text)
+            shown = (
+                json.dumps({"event": event, **fields} if fields else {"event": event, "text": text})
+                if self._json_lines
+                else text
+            )
+            self._print(shown)
+
+    def notice(self, text: str) -> None:
+        """Say something that is not a result."""
+        with self._turn:
+            self._keep(f"note: {text}")
+            if not self._quiet:
+                sys.stderr.write(f"note: {text}\n")
+                sys.stderr.flush()
+
+    def metrics(self, record: dict[str, object]) -> None:
+        """Keep the numbers of a step or an evaluation."""
+        if self._metrics is not None:
+            self._metrics.write(json.dumps(record) + "\n")
+
+    def iteration(
+        self, step: int, loss: float, seconds: float, lr: float, rate: float, left: float
+    ) -> None:
+        """Say how a step went: mean loss, seconds per iteration, tokens per second, time left."""
+        self.line(
+            f"Iter {step:6d} | Loss: {loss:.4f} | Time: {seconds:.3f}s | LR: {lr:.2e}"
+            f" | {rate:,.0f} tokens/s | ETA {span(left)}",
+            event="iteration",
+            iter=step,
+            loss=loss,
+            seconds=seconds,
+            lr=lr,
+            tokens_per_second=rate,
+            seconds_left=left,
+        )
+
+    def validation(self, step: int, loss: float) -> None:
+        """Say what an evaluation found."""
+        self.line(
+            f"Iter {step:6d} | Val Loss: {loss:.4f}", event="validation", iter=step, val_loss=loss
+        )
+
+    def _keep(self, text: str) -> None:
+        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n"
+        if self._log is None:
+            self._pending.append(stamped)
+        else:
+            self._log.write(stamped)
+
+    def _print(self, text: str) -> None:
+        """Print to whoever still reads; a run is not lost because its reader went."""
+        if self.reader_left:
+            return
+        try:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            self.reader_left = True
+            # What is left in the buffer goes nowhere instead of failing once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _not_shown(_label: str, _unit: str) -> AbstractContextManager[Tick | None]:
+    """Nobody asked for progress."""
+    return nullcontext()
+
+
+def span(seconds: float) -> str:
+    """A length of time in its two largest units: ``3d 4h``, ``2h 05m``, ``1m 09s``, ``12s``."""
+    whole = max(0, round(seconds))
+    if whole >= DAY:
+        return f"{whole // DAY}d {whole % DAY // HOUR}h"
+    if whole >= HOUR:
+        return f"{whole // HOUR}h {whole % HOUR // MINUTE:02d}m"
+    if whole >= MINUTE:
+        return f"{whole // MINUTE}m {whole % MINUTE:02d}s"
+    return f"{whole}s"
+
+
+class Pace:
+    """Wall-clock seconds of a run's steps, and of what it does between them.
+
+    Attributes:
+        stepping: seconds spent in steps.
+        aside: seconds spent evaluating and saving.
+    """
+
+    def __init__(self) -> None:
+        self.stepping = 0.0
+        self.aside = 0.0
+        self._reported = 0.0
+        self._steps = 0
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Time a step."""
+        with self.waiting():
+            yield
+        self._steps += 1
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time what a device still needs for steps that were counted when they were asked of it."""
+        began = time.perf_counter()
+        yield
+        self.stepping += time.perf_counter() - began
+
+    @contextmanager
+    def between_steps(self) -> Iterator[None]:
+        """Time an evaluation or a save."""
+        began = time.perf_counter()
+        yield
+        self.aside += time.perf_counter() - began
+
+    def take(self) -> float:
+        """Seconds per iteration since the last call."""
+        mean = (self.stepping - self._reported) / max(1, self._steps)
+        self._reported, self._steps = self.stepping, 0
+        return mean

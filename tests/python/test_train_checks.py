@@ -1,0 +1,178 @@
+"""Before the first step: whatever does not fit is refused in one sentence, and nothing is left."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lmkit.errors import (
+    LmkitError,
+    MalformedError,
+    MismatchError,
+    MissingFileError,
+    TrainingError,
+    UsageError,
+)
+from lmkit.lm.checkpoint import checkpoints_in
+from lmkit.lm.trainer import Trainer
+from tiny_run import make_inputs, settings, train
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def refused(inputs: dict[str, str], run: Path, **others: object) -> LmkitError:
+    """The error a run ends with before it begins; nothing is left of it."""
+    with pytest.raises(LmkitError) as caught:
+        train(inputs, run, max_iters=2, **others)
+    assert not run.exists()
+    return caught.value
+
+
+def tokens_file(folder: Path, ids: np.ndarray) -> str:
+    np.save(folder / "ids.npy", ids)
+    return str(folder / "ids.npy")
+
+
+@pytest.mark.parametrize("dtype", ["<i4", "<u2", "<u4", "<i8"])
+def test_an_id_outside_the_vocabulary_is_named_with_its_place(
+    inputs: dict[str, str], tmp_path: Path, dtype: str
+):
+    ids = np.arange(3000) % 256
+    ids[2345] = 257
+    error = refused(inputs, tmp_path / "run", train_data=tokens_file(tmp_path, ids.astype(dtype)))
+    assert isinstance(error, MalformedError)
+    assert error.exit_code == 3
+    assert "2,345" in str(error)
+    assert "257" in str(error)
+
+
+def test_a_negative_id_is_outside_too(inputs: dict[str, str], tmp_path: Path):
+    ids = (np.arange(3000) % 256).astype("<i4")
+    ids[5] = -1
+    error = refused(inputs, tmp_path / "run", val_data=tokens_file(tmp_path, ids))
+    assert error.exit_code == 3
+    assert "-1" in str(error)
+
+
+def test_a_tokenizer_larger_than_the_model_says_the_flag_that_fits(
+    inputs: dict[str, str], tmp_path: Path
+):
+    error = refused(inputs, tmp_path / "run", vocab_size=256)
+    assert isinstance(error, UsageError)
+    assert error.exit_code == 2
+    assert "--vocab_size 256" in str(error).replace("is ", "")
+    assert error.hint == "pass --vocab_size 257"
+
+
+def test_too_few_tokens_for_one_window(inputs: dict[str, str], tmp_path: Path):
+    ids = np.zeros(16, "<i4")
+    for name in ("train_data", "val_data"):
+        error = refused(inputs, tmp_path / "run", **{name: tokens_file(tmp_path, ids)})
+        assert error.exit_code == 2
+        assert "16 tokens" in str(error)
+
+
+def test_sizes_that_do_not_fit_each_other(inputs: dict[str, str], tmp_path: Path):
+    assert "--context_length 32" in str(refused(inputs, tmp_path / "run", context_length=32))
+    assert "--d_model 16" in str(refused(inputs, tmp_path / "run", n_heads=3))
+
+
+def test_inputs_that_are_not_there(inputs: dict[str, str], tmp_path: Path):
+    for name in ("train_data", "val_data", "vocab_path", "merges_path"):
+        error = refused(inputs, tmp_path / "run", **{name: str(tmp_path / "absent")})
+        assert isinstance(error, MissingFileError), name
+        assert "absent" in str(error)
+    assert "--train_data" in str(refused({**inputs, "train_data": None}, tmp_path / "run"))
+
+
+def test_an_unknown_device(inputs: dict[str, str], tmp_path: Path):
+    assert refused(inputs, tmp_path / "run", device="abacus").exit_code == 2
+
+
+def test_data_of_another_tokenizer(inputs: dict[str, str], tmp_path: Path):
+    """The sidecar says which tokenizer made the data."""
+    np.save(tmp_path / "text.npy", np.zeros(100, "<i4"))
+    sidecar = {"dtype": "int32", "tokens": 100, "tokenizer": "0123"}
+    (tmp_path / "text.npy.json").write_text(json.dumps(sidecar))
+    error = refused(inputs, tmp_path / "run", train_data=str(tmp_path / "text.npy"))
+    assert isinstance(error, MismatchError)
+    assert error.exit_code == 5
+    assert "another tokenizer" in str(error)
+
+
+def test_a_new_run_refuses_a_folder_that_holds_one(inputs: dict[str, str], tmp_path: Path):
+    run = tmp_path / "run"
+    train(inputs, run, max_iters=2)
+    before = (run / "metrics.jsonl").read_text()
+    with pytest.raises(UsageError, match="already holds 1 checkpoint") as caught:
+        train(inputs, run, max_iters=3)
+    assert "--load_checkpoint latest" in str(caught.value.hint)
+    assert (run / "metrics.jsonl").read_text() == before
+    Trainer(settings(inputs, run, max_iters=3), force=True).train()
+    assert [iteration for iteration, _ in checkpoints_in(run)] == [3]
+    assert (run / "superseded" / "checkpoint_2.pt").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_advice(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    forward = torch.nn.Embedding.forward
+    calls = 0
+
+    def spoilt(self: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return forward(self, ids) * (float("nan") if calls > 3 else 1.0)
+
+    monkeypatch.setattr(torch.nn.Embedding, "forward", spoilt)
+    run = tmp_path / "run"
+    with pytest.raises(TrainingError, match="the loss became nan at iteration 4") as caught:
+        train(inputs, run, max_iters=10)
+    assert caught.value.exit_code == 1
+    for flag in ("lower --learning_rate", "--max_grad_norm", "higher --weight_decay"):
+        assert flag in str(caught.value.hint)
+    # The three sound steps are kept.
+    assert [iteration for iteration, _ in checkpoints_in(run)] == [3]
+
+
+def test_a_failed_allocation_ends_the_run_with_advice(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 1 bytes")
+
+    monkeypatch.setattr(torch.nn.Embedding, "forward", full)
+    with pytest.raises(TrainingError, match="out of memory on cpu") as caught:
+        train(inputs, tmp_path / "run", max_iters=10)
+    for flag in ("--batch_size", "--context_length", "--d_model"):
+        assert flag in str(caught.value.hint)
+
+
+def test_validation_disturbs_nothing_and_finds_the_same_twice(
+    inputs: dict[str, str], tmp_path: Path
+):
+    often, never = tmp_path / "often", tmp_path / "never"
+    history = train(inputs, often, max_iters=6, eval_interval=1)
+    train({**inputs, "val_data": None}, never, max_iters=6)
+    losses = [[r["loss"] for r in runs if "loss" in r] for runs in (history, train_history(never))]
+    assert losses[0] == losses[1]
+    state = torch.load(often / "checkpoint_6.pt", weights_only=True)
+    assert state["best_val_loss"] == min(r["val_loss"] for r in history if "val_loss" in r)
+
+
+def train_history(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_loss_is_the_mean_over_the_whole_batch(inputs: dict[str, str], tmp_path: Path):
+    """And not that of the last micro-batch."""
+    one, four = tmp_path / "one", tmp_path / "four"
+    whole = train(inputs, one, max_iters=1, batch_size=4)
+    parts = train(inputs, four, max_iters=1, batch_size=1, grad_accum_steps=4)
+    assert parts[0]["loss"] == pytest.approx(whole[0]["loss"], abs=1e-5)
+    assert parts[0]["grad_norm"] == pytest.approx(whole[0]["grad_norm"], rel=1e-4)
