@@ -1,12 +1,17 @@
 """`lmkit train-tokenizer`: what it writes, says and refuses."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 import lmkit
+from lmkit.cli import main
 from lmkit.cli.train_tokenizer import command
 
 TEXT = "the cat sat on the mat; the dog sat on the cat.<|endoftext|>the end, the very end\n" * 20
@@ -63,6 +68,40 @@ def test_options_reach_the_learner(text, tmp_path):
     )
     learned(text, tmp_path / "bare", "--no_special_tokens")
     assert lmkit.Tokenizer.load(tmp_path / "bare").special_tokens == {}
+
+
+def test_options_come_from_the_environment_and_a_file(text, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text(f'data_path = "{text}"\nspecial_token = "<a>"\nvocab_size = 261\n')
+    words = ("--config", config, "--output_path")
+    assert run(*words, tmp_path / "file").exit_code == 0
+    assert lmkit.Tokenizer.load(tmp_path / "file") == lmkit.Tokenizer.train(text, 261, ["<a>"])
+    environment = {"LMKIT_TRAIN_TOKENIZER_VOCAB_SIZE": "259"}
+    result = CliRunner(env=environment).invoke(
+        main, ["train_tokenizer", *map(str, words), str(tmp_path / "environment")]
+    )
+    assert result.exit_code == 0
+    assert lmkit.Tokenizer.load(tmp_path / "environment").vocab_size == 259
+
+
+def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT * 20_000, encoding="utf-8")
+    words = ["--data_path", text, "--output_path", tmp_path / "tok", "--pattern", "[a-z]+|."]
+    with subprocess.Popen(
+        [sys.executable, "-m", "lmkit", "train-tokenizer", *words, "--num_threads", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        sent = time.monotonic()
+        out, _ = process.communicate(timeout=20)
+        took = time.monotonic() - sent
+    assert (process.returncode, out) == (130, "")
+    assert took < 1, "0.2 s, the end of the interpreter, and as much again for a busy machine"
+    assert list(tmp_path.iterdir()) == [text]
 
 
 def test_less_than_asked_is_saved_and_said(tmp_path):

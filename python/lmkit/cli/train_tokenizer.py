@@ -18,7 +18,6 @@ _NAMED_AT_MOST = 3
 @click.command(cls=Command)
 @click.option(
     "--data_path",
-    "data_paths",
     multiple=True,
     required=True,
     metavar="PATH",
@@ -42,7 +41,6 @@ _NAMED_AT_MOST = 3
 )
 @click.option(
     "--special_token",
-    "special_tokens",
     multiple=True,
     default=("<|endoftext|>",),
     show_default=True,
@@ -80,7 +78,11 @@ _NAMED_AT_MOST = 3
     show_default=True,
     help="Refuse bytes that are not UTF-8, replace them by U+FFFD, or take each on its own.",
 )
-@click.option("--text_field", metavar="FIELD", help="Read FIELD of each line of .jsonl.  [text]")
+@click.option(
+    "--text_field",
+    metavar="FIELD",
+    help="Read FIELD of each line of .jsonl.  [default: text]",
+)
 @click.option(
     "--num_threads",
     type=click.IntRange(min=1),
@@ -95,10 +97,10 @@ _NAMED_AT_MOST = 3
 def command(
     context: click.Context,
     *,
-    data_paths: tuple[str, ...],
+    data_path: tuple[str, ...],
     vocab_size: int,
     output_path: Path,
-    special_tokens: tuple[str, ...],
+    special_token: tuple[str, ...],
     no_special_tokens: bool,
     pattern: str,
     tie_break: str,
@@ -122,15 +124,15 @@ def command(
       zcat books.gz | lmkit train-tokenizer --data_path - --output_path tokenizer/
     """  # noqa: D301 - \b is click's mark for lines to keep
     if no_special_tokens:
-        source = context.get_parameter_source("special_tokens")
+        source = context.get_parameter_source("special_token")
         if source is not click.core.ParameterSource.DEFAULT:
             raise click.UsageError("--special_token and --no_special_tokens exclude each other")
-        special_tokens = ()
+        special_token = ()
     learner = _core.Learner(
-        vocab_size, special_tokens, pattern, tie_break, min_frequency, num_threads
+        vocab_size, special_token, pattern, tie_break, min_frequency, num_threads
     )
     output = os.fspath(output_path)
-    files, size = _core.Learner.plan(data_paths, text_field, output, force)
+    files, size = _core.Learner.plan(data_path, text_field, output, force)
     if dry_run:
         plan = {"files": files, "bytes": size, "vocab_size": vocab_size, "output_path": output}
         sentence = f"Would learn {vocab_size:,} tokens from {_amount(files, size)} into {output}"
@@ -138,7 +140,7 @@ def command(
         return
     start = time.perf_counter()
     with progress_bar(("Counting", "Merging"), ("B", "merges"), quiet=quiet) as progress:
-        lesson = learner.learn_files(data_paths, errors, text_field, [output], progress)
+        lesson = learner.learn_files(data_path, errors, text_field, [output], progress)
     lesson.tokenizer.save(output, force)
     seconds = time.perf_counter() - start
     result = _result(lesson, output, vocab_size, seconds)
