@@ -28,12 +28,13 @@ def _terminated(number: int, _frame: FrameType | None) -> None:
 def _outcome() -> int:
     import click
 
-    from lmkit.cli import main
+    from lmkit.cli import call, main
     from lmkit.errors import LmkitError
 
-    color = False if os.environ.get("NO_COLOR") else None
+    if "_LMKIT_COMPLETE" in os.environ:
+        main.main(prog_name="lmkit")  # a shell asks click for completions
     try:
-        result = main.main(prog_name="lmkit", standalone_mode=False, color=color)
+        return call(sys.argv[1:], color=False if os.environ.get("NO_COLOR") else None)
     except LmkitError as error:
         return _fail(str(error), error.hint, error.exit_code, error)
     except click.ClickException as error:
@@ -43,7 +44,6 @@ def _outcome() -> int:
         return 128 + signal.SIGINT
     except Exception as error:  # noqa: BLE001 - the last door: no traceback leaves it
         return _unexpected(error)
-    return result if isinstance(result, int) else 0
 
 
 def _unexpected(error: Exception) -> int:

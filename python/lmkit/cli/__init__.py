@@ -2,7 +2,8 @@
 
 To add a command: write ``cli/<command>.py`` with a click command object named ``command`` (made
 with ``@click.command(cls=Command)`` of :mod:`lmkit.cli.options`), and add its line below. Errors
-are raised as :mod:`lmkit.errors`; :mod:`lmkit.__main__` turns them into messages and exit codes.
+are raised as :mod:`lmkit.errors`; :mod:`lmkit.__main__` turns them into messages and exit codes. A
+command returns None, or the code to exit with.
 Nothing here imports torch or numpy; commands do so in their bodies.
 """
 
@@ -80,3 +81,16 @@ def main(ctx: click.Context) -> None:
     """  # noqa: D301 - \b is click's mark for lines to keep
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+
+
+def call(words: list[str], *, color: bool | None = None) -> int:
+    """Run ``lmkit WORDS`` and return its exit code; errors are raised, not printed.
+
+    Click's own ``main`` is not used, since it has its own mind about closed pipes.
+    """
+    try:
+        with main.make_context("lmkit", list(words), color=color) as context:
+            result = main.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    return result if isinstance(result, int) else 0

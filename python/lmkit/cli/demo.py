@@ -76,15 +76,15 @@ class _Guide:
 
     def step(self, why: str, *words: str) -> None:
         """Run ``lmkit WORDS``, after saying why."""
-        from lmkit.cli import main
+        from lmkit.cli import call
 
         self.number += 1
         self.say("")
         self.say(click.style(f"{self.number}. {why}", bold=True))
         self.say(f"   $ {shlex.join(['lmkit', *words])}")
         start = time.perf_counter()
-        code = main.main(args=list(words), prog_name="lmkit", standalone_mode=False)
-        if isinstance(code, int) and code:
+        code = call(list(words), color=click.get_current_context().color)
+        if code:
             raise click.exceptions.Exit(code)  # stopped by the reader: go no further
         self.say(f"   ({time.perf_counter() - start:.1f} s)")
 
