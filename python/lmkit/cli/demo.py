@@ -66,18 +66,21 @@ def _prepare(folder: Path, *, force: bool) -> None:
 class _Guide:
     """Tells what comes, shows the command, runs it as shown."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self.as_json = as_json
         self.quiet = quiet
         self.number = 0
 
     def say(self, sentence: str) -> None:
         if not self.quiet:
-            click.echo(sentence)
+            click.echo(sentence, err=self.as_json)
 
     def step(self, why: str, *words: str) -> None:
         """Run ``lmkit WORDS``, after saying why."""
         from lmkit.cli import call
 
+        if self.as_json:
+            words = (*words, "--json")
         self.number += 1
         self.say("")
         self.say(click.style(f"{self.number}. {why}", bold=True))
@@ -114,6 +117,7 @@ class _Guide:
 )
 @click.option("--prompt", metavar="TEXT", help="Begin the text that the model writes with TEXT.")
 @click.option("--force", is_flag=True, help="Replace the folder of an earlier demo.")
+@click.option("--json", "as_json", is_flag=True, help="Let the commands print JSON.")
 @click.option("--quiet", is_flag=True, help="Show only what the commands print.")
 def command(
     *,
@@ -122,6 +126,7 @@ def command(
     steps: int,
     prompt: str | None,
     force: bool,
+    as_json: bool,
     quiet: bool,
 ) -> None:
     """Run the whole pipeline on text found on this machine, in minutes.
@@ -136,7 +141,7 @@ def command(
     """  # noqa: D301 - \b is click's mark for lines to keep
     start = time.perf_counter()
     _prepare(output_path, force=force)
-    guide = _Guide(quiet=quiet)
+    guide = _Guide(as_json=as_json, quiet=quiet)
     text = _text(guide, data_path, output_path)
     checkpoint = _pipeline(guide, text, output_path, steps, prompt or _prompt(data_path))
     took = time.perf_counter() - start

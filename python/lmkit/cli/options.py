@@ -43,6 +43,8 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - click's own arguments
         kwargs["context_settings"] = CONTEXT | kwargs.get("context_settings", {})
+        # In a raw docstring click's mark for lines to keep is two characters.
+        kwargs["help"] = (kwargs.get("help") or "").replace("\\b\n", "\b\n")
         super().__init__(*args, **kwargs)
         self.params.append(
             Option(
