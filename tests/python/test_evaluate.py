@@ -97,7 +97,7 @@ def test_many_batches_are_fetched_together_and_all_counted(model, monkeypatch):
         model, TOKENIZER, TOKENS, batch_size=1,
         progress=lambda *progress: done.append(progress),
     )  # fmt: skip
-    assert done == [("evaluating", number, 11) for number in range(1, 12)]
+    assert done == [(0, number, 11) for number in range(1, 12)]
 
 
 def test_a_text_shorter_than_a_window_will_do(model):

@@ -149,6 +149,13 @@ def test_a_full_window_goes_on_from_its_last_half():
     assert max(map(len, net.calls)) == 6
 
 
+def test_the_window_is_the_one_the_model_was_trained_on():
+    net = Parrot(b"0123456789", max_seq_len=64)
+    net.context_length = 8
+    text(net, TOKENIZER, "abcdef", seed=0, max_new_tokens=10)
+    assert net.calls[3] == list(b"f012")
+
+
 def test_of_a_long_prompt_the_last_window_counts():
     net = Parrot(b"z", max_seq_len=8)
     text(net, TOKENIZER, "0123456789abcdef", seed=0, max_new_tokens=3)

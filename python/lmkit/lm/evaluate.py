@@ -24,7 +24,7 @@ from lmkit.lm.model import Transformer
 if TYPE_CHECKING:
     from lmkit.tokenizer import Tokenizer
 
-Progress = Callable[[str, int, int], object]
+Progress = Callable[[int, int, int], object]
 
 # Asking the device for the losses makes the host wait, so they are asked for many at a time.
 _LOSSES_AT_ONCE = 64
@@ -63,10 +63,10 @@ def evaluate(
 ) -> Evaluation:
     """Predict every token but the first once, or ``num_batches`` batches spread over the file.
 
-    A window of ``context_length`` (the model's ``max_seq_len`` unless given) sees nothing of the
-    one before it. An id the model does not have is a `MalformedError` naming its index.
+    A window of ``context_length`` (the model's own unless given) sees nothing of the one before it.
+    An id the model does not have is a `MalformedError` naming its index.
     """
-    context_length = min(context_length or model.config.max_seq_len, len(tokens) - 1)
+    context_length = min(context_length or model.context_length, len(tokens) - 1)
     if context_length < 1:
         raise UsageError(f"{len(tokens)} tokens are too few to predict one from another")
     limit = None if num_batches is None else num_batches * batch_size
@@ -84,7 +84,7 @@ def evaluate(
         n_tokens += targets_BT.size
         n_bytes += int(lengths[targets_BT].sum())
         if progress is not None:
-            progress("evaluating", done, len(windows))
+            progress(0, done, len(windows))
     loss = nats / n_tokens
     bits_per_byte = nats / math.log(2) / n_bytes if n_bytes else None
     return Evaluation(loss, _exp(loss), bits_per_byte, n_tokens, n_bytes)

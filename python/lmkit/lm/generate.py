@@ -59,7 +59,7 @@ def generate(
 
     A sample ends at ``<|endoftext|>``, which is not part of it, or after ``max_new_tokens``. An
     empty prompt begins a text as those of the training data did, after an ``<|endoftext|>``. When
-    the model's ``max_seq_len`` positions are full, it goes on from the last half of them.
+    the model's ``context_length`` is full, it goes on from the last half of it.
 
     Args:
         model: a trained model; nothing of it is altered.
@@ -124,7 +124,7 @@ def _new_ids(
     model: Transformer, prompt_ids: list[int], choice: "_Choice", generator: torch.Generator
 ) -> Iterator[int]:
     """What the model says after the prompt, without end."""
-    limit, device = model.config.max_seq_len, model.lm_head.weight.device
+    limit, device = model.context_length, model.lm_head.weight.device
     ids, cache = prompt_ids[-limit:], model.new_cache()
     unseen = ids
     while True:

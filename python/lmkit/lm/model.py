@@ -172,11 +172,17 @@ class Transformer(nn.Module):
     Args:
         config: the model's shape.
         generator: where the initial weights are drawn from; torch's global one unless given.
+
+    Attributes:
+        config: the model's shape.
+        context_length: the window to use it with by default. The positions there are, until
+            loading a checkpoint sets the length it was trained on: beyond it a model guesses.
     """
 
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
+        self.context_length = config.max_seq_len
         # One table of angles for all layers.
         rope = RotaryEmbedding(
             config.d_model // config.n_heads, config.max_seq_len, config.rope_theta

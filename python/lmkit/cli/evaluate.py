@@ -1,0 +1,135 @@
+"""`lmkit evaluate`: a checkpoint and a token file to loss, perplexity and bits per byte."""
+
+import json
+import math
+from typing import TYPE_CHECKING
+
+import click
+
+from lmkit.cli.options import Command, json_option, quiet_option
+from lmkit.cli.progress import progress_bar
+from lmkit.errors import MismatchError, UsageError
+
+if TYPE_CHECKING:
+    from lmkit.lm.evaluate import Evaluation
+
+
+@click.command(cls=Command)
+@click.option(
+    "--checkpoint",
+    required=True,
+    metavar="PATH",
+    help="Measure this checkpoint, or the newest of this folder of them.",
+)
+@click.option(
+    "--data",
+    required=True,
+    metavar="FILE",
+    help="Predict the tokens of this file (.npy or .bin).",
+)
+@click.option(
+    "--batch_size",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Predict N sequences at once; the result is the same for any N.",
+)
+@click.option(
+    "--context_length",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Cut the text into windows of N tokens.  [default: as the model was trained]",
+)
+@click.option(
+    "--num_eval_batches",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Take N batches spread over the file, always the same.  [default: all of it]",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Compute on auto, cpu, cuda, cuda:0 or mps.",
+)
+@json_option
+@quiet_option
+def command(
+    *,
+    checkpoint: str,
+    data: str,
+    batch_size: int,
+    context_length: int | None,
+    num_eval_batches: int | None,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    r"""Measure a checkpoint on a token file.
+
+    Loss and perplexity are per token and compare models of one vocabulary; bits per byte compare
+    any. The checkpoint knows its tokenizer; the file must have been made with it.
+
+    \b
+    Example:
+      lmkit evaluate --checkpoint checkpoints/ --data val_data.npy
+    """
+    from lmkit.lm import load_model
+    from lmkit.lm.device import Device, find_device
+    from lmkit.lm.evaluate import evaluate
+    from lmkit.token_file import TokenReader
+
+    target = find_device(device)
+    tokens = TokenReader(data)
+    model, tokenizer = load_model(checkpoint, lambda said: None if quiet else _tell(said))
+    if tokens.sidecar is not None and tokens.sidecar.tokenizer not in (None, tokenizer.fingerprint):
+        raise MismatchError(
+            f"{data} was made with another tokenizer than the model of {checkpoint}",
+            hint="tokenize the text with the tokenizer the model was trained with",
+        )
+    limit = model.config.max_seq_len
+    if context_length is not None and context_length > limit:
+        raise UsageError(
+            f"--context_length {context_length} is above the model's {limit} positions"
+        )
+    with progress_bar("Evaluating", "batches", quiet=quiet) as progress:
+        result = evaluate(
+            model.to(target),
+            tokenizer,
+            tokens,
+            batch_size=batch_size,
+            context_length=context_length,
+            num_batches=num_eval_batches,
+            device=Device(target),
+            progress=progress,
+        )
+    click.echo(_json(result) if as_json else _text(result))
+
+
+def _text(result: "Evaluation") -> str:
+    bits = "unknown" if result.bits_per_byte is None else f"{result.bits_per_byte:.4f}"
+    return (
+        f"Loss: {result.loss:.4f}\n"
+        f"Perplexity: {result.perplexity:,.2f}\n"
+        f"Bits per byte: {bits}\n"
+        f"Tokens: {result.tokens:,} ({result.bytes:,} bytes)"
+    )
+
+
+def _json(result: "Evaluation") -> str:
+    numbers = {
+        "loss": result.loss,
+        "perplexity": result.perplexity,
+        "bits_per_byte": result.bits_per_byte,
+        "tokens": result.tokens,
+        "bytes": result.bytes,
+    }
+    # JSON knows neither infinity nor NaN.
+    finite = {k: v if v is not None and math.isfinite(v) else None for k, v in numbers.items()}
+    return json.dumps(finite)
+
+
+def _tell(sentence: str) -> None:
+    click.echo(f"note: {sentence}", err=True)
