@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tiny_run import make_inputs, train
 
 from lmkit.cli import main
 from lmkit.errors import LmkitError
+from tiny_run import make_inputs, train
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +108,9 @@ def test_generate_from_nothing_is_an_error(tmp_path):
 
 
 def test_generate_for_a_reader_that_leaves_ends_quietly(run):
+    options = ("--seed", "0", "--max_new_tokens", "5000", "--num_samples", "20")
     process = subprocess.Popen(
-        [sys.executable, "-m", "lmkit", "generate", "--checkpoint", run, "--seed", "0"]
-        + ["--max_new_tokens", "5000", "--num_samples", "20"],  # noqa: RUF005 - two lines of words
+        [sys.executable, "-m", "lmkit", "generate", "--checkpoint", run, *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

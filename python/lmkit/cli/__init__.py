@@ -8,6 +8,7 @@ Nothing here imports torch or numpy; commands do so in their bodies.
 """
 
 import importlib
+from typing import Any
 
 import click
 
@@ -55,6 +56,13 @@ class LazyGroup(click.Group):
                 ctx=ctx,
             )
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
+        """Run the command; when whoever reads its output leaves, that is no failure."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click itself would exit with 1
+            ctx.exit(0)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without loading them."""

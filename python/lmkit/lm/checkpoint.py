@@ -110,6 +110,7 @@ def load_model(
     shape = {name: state["config"][name] for name in own_settings(ModelConfig)}
     model = Transformer(from_dict(ModelConfig, shape))
     restore(state, model, None, str(path))
+    model.context_length = int(state["config"]["context_length"])
     return model.eval(), Tokenizer.from_json(state["tokenizer"])
 
 
