@@ -16,6 +16,8 @@ pub mod pretokenize;
 pub mod progress;
 pub mod special_tokens;
 pub mod text_source;
+pub mod token_file;
+pub mod tokenize_files;
 mod tokenizer_json;
 pub mod vocabulary;
 pub mod vocabulary_files;

@@ -5,7 +5,15 @@ from typing import Any, TypeAlias, final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["EncodeIterator", "Learner", "Lesson", "StreamDecoder", "Tokenizer", "__version__"]
+__all__ = [
+    "EncodeIterator",
+    "Learner",
+    "Lesson",
+    "StreamDecoder",
+    "TokenizeJob",
+    "Tokenizer",
+    "__version__",
+]
 
 __version__: str
 
@@ -95,3 +103,32 @@ class Lesson:
 class StreamDecoder:
     def push(self, token_id: int) -> str: ...
     def finish(self) -> str: ...
+
+@final
+class TokenizeJob:
+    def __new__(
+        cls,
+        tokenizer: Tokenizer,
+        inputs: Sequence[str],
+        output: str,
+        *,
+        val_output: str,
+        val_fraction: float | None,
+        dtype: str,
+        special: str,
+        end_of_document: str | None,
+        num_threads: int | None,
+        in_memory: bool,
+        force: bool,
+        errors: str,
+        text_field: str | None,
+        max_record_bytes: int,
+        slice_bytes: int,
+    ) -> TokenizeJob: ...
+    @property
+    def files(self) -> int: ...
+    @property
+    def total_bytes(self) -> int: ...
+    @property
+    def end_of_document(self) -> str | None: ...
+    def run(self, progress: Callable[[int, int, int], object] | None) -> dict[str, Any]: ...

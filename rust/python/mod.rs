@@ -3,6 +3,7 @@
 mod errors;
 mod job;
 mod learn;
+mod tokenize_files;
 mod tokenizer;
 
 use pyo3::prelude::*;
@@ -12,6 +13,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<learn::Learner>()?;
     module.add_class::<learn::Lesson>()?;
+    module.add_class::<tokenize_files::TokenizeJob>()?;
     module.add_class::<tokenizer::Tokenizer>()?;
     module.add_class::<tokenizer::EncodeIterator>()?;
     module.add_class::<tokenizer::StreamDecoder>()

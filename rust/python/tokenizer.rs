@@ -38,7 +38,6 @@ impl Tokenizer {
         Ok(Self { inner: Arc::new(inner), stream })
     }
 
-    #[allow(dead_code, reason = "the file-to-file calls are being written")]
     pub(super) fn inner(&self) -> &Arc<encode::Tokenizer> {
         &self.inner
     }
@@ -269,7 +268,7 @@ pub(super) fn borrow(text: &Bound<'_, PyString>) -> PyResult<PyBackedStr> {
     })
 }
 
-fn handling(special: &str) -> Result<SpecialHandling> {
+pub(super) fn handling(special: &str) -> Result<SpecialHandling> {
     match special {
         "encode" => Ok(SpecialHandling::Encode),
         "none" => Ok(SpecialHandling::AsText),

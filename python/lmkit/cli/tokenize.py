@@ -1,0 +1,165 @@
+"""`lmkit tokenize`: text to a token file."""
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from lmkit.cli.options import Command, json_option, quiet_option
+from lmkit.cli.progress import progress_bar
+from lmkit.cli.tokenizer_options import load_tokenizer, say_special, tokenizer_options
+from lmkit.errors import UsageError
+
+
+@click.command(cls=Command)
+@click.option(
+    "--data_path",
+    "data_paths",
+    multiple=True,
+    required=True,
+    metavar="PATH",
+    help="Read this file, folder, glob or - (standard input); repeats. .gz and .zst are unpacked, "
+    ".jsonl is read line by line.",
+)
+@click.option(
+    "--output_path",
+    required=True,
+    metavar="FILE",
+    help="Write the ids here: .npy, or .bin without a header. A sidecar FILE.json tells the rest.",
+)
+@tokenizer_options
+@click.option(
+    "--method",
+    type=click.Choice(["streaming", "in-memory"]),
+    default="streaming",
+    show_default=True,
+    help="Write as the text is read, or at the end; the bytes are the same.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["int32", "uint16", "uint32"]),
+    default="int32",
+    show_default=True,
+    help="Store ids like this; uint16 only where the vocabulary fits.",
+)
+@click.option(
+    "--errors",
+    type=click.Choice(["strict", "replace", "bytes"]),
+    default="strict",
+    show_default=True,
+    help="Refuse bytes that are not UTF-8, replace them by U+FFFD, or take each on its own.",
+)
+@click.option("--text_field", metavar="FIELD", help="Read FIELD of each line of .jsonl.  [text]")
+@click.option(
+    "--end_of_document",
+    metavar="TOKEN",
+    help="Write TOKEN after each document that does not end with it; '' for none.  "
+    "[default: <|endoftext|> where documents come one by one]",
+)
+@click.option(
+    "--val_fraction",
+    type=float,
+    metavar="X",
+    help="Keep about this share of the documents aside, for validation.",
+)
+@click.option(
+    "--val_output_path", metavar="FILE", help="Write those here.  [default: NAME.val.npy]"
+)
+@click.option(
+    "--num_threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Encode on N threads; the result is the same for any.  [default: one per core]",
+)
+@click.option(
+    "--max_record_bytes",
+    type=click.IntRange(min=1),
+    default=1 << 30,
+    show_default=True,
+    metavar="N",
+    help="Refuse a record, or text without a place to cut, of more than N bytes.",
+)
+@click.option("--force", is_flag=True, help="Replace outputs that are there already.")
+@click.option("--dry_run", is_flag=True, help="Check everything and say what would be done.")
+@json_option
+@quiet_option
+def command(
+    *,
+    data_paths: tuple[str, ...],
+    output_path: str,
+    val_output_path: str | None,
+    no_special_tokens: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,  # noqa: ANN401 - those of the job, passed on
+) -> None:
+    """Turn text into a file of token ids, in bounded memory.
+
+    Reads files of any size piece by piece, on all cores. The file appears only when whole.
+
+    \b
+    Examples:
+      lmkit tokenize --data_path raw_text.txt --tokenizer tokenizer/ --output_path train.npy
+      lmkit tokenize --data_path raw_text.txt --vocab_path tokenizer.vocab \\
+          --merges_path tokenizer.merges --output_path train.npy --val_fraction 0.01
+      zcat books.gz | lmkit tokenize --data_path - --tokenizer tokenizer/ --output_path books.npy
+    """  # noqa: D301 - \b is click's mark for lines to keep
+    from lmkit.tokenize_files import plan
+
+    if no_special_tokens and options["special_tokens"]:
+        raise UsageError("--special_token and --no_special_tokens exclude each other")
+    tokenizer = load_tokenizer(
+        options.pop("vocab_path"),
+        options.pop("merges_path"),
+        options.pop("tokenizer_path"),
+        options.pop("special_tokens"),
+        options.pop("pattern"),
+    )
+    if not quiet:
+        say_special(tokenizer, as_text=no_special_tokens)
+    job = plan(
+        data_paths,
+        output_path,
+        tokenizer,
+        val_output=val_output_path,
+        special="none" if no_special_tokens else "encode",
+        **options,
+    )
+    if dry_run:
+        _say_plan(job.files, job.total_bytes, output_path, as_json=as_json)
+        return
+    with progress_bar("Tokenizing", "B", quiet=quiet) as progress:
+        summary = job.run(progress)
+    _say_summary(summary, output_path, as_json=as_json, quiet=quiet)
+
+
+def _say_plan(files: int, size: int, output: str, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"files": files, "bytes": size, "output_path": output}))
+    else:
+        plural = "" if files == 1 else "s"
+        print(f"Would tokenize {files} file{plural}, {size / 1e6:,.1f} MB, into {output}")
+
+
+def _say_summary(summary: dict[str, Any], output: str, *, as_json: bool, quiet: bool) -> None:
+    for path in [] if quiet else summary["skipped"]:
+        print(f"Passed over {path}: not a text file", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"output_path": output, **summary}))
+        return
+    if quiet:
+        return
+    parts = [(output, summary)]
+    if "validation" in summary:
+        parts.append(("validation", summary["validation"]))
+    for name, part in parts:
+        ratio = part["text_bytes"] / part["tokens"] if part["tokens"] else 0.0
+        print(
+            f"{name}: {part['tokens']:,} tokens of {part['documents']:,} documents, "
+            f"{part['text_bytes']:,} bytes ({ratio:.2f} bytes a token)"
+        )
+    total = sum(part["text_bytes"] for _, part in parts)
+    seconds = max(summary["seconds"], 1e-9)
+    print(f"Done in {seconds:.2f} s, {total / 1e6 / seconds:,.1f} MB/s")

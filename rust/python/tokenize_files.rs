@@ -1,0 +1,128 @@
+//! `_core.TokenizeJob`: inputs, tokenizer and options, checked; then run.
+
+use std::path::PathBuf;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::job;
+use super::tokenizer::{Tokenizer, handling};
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::text_source::{DecodeErrors, SourceOptions, TextSource};
+use crate::token_file::{Counts, Dtype};
+use crate::tokenize_files::{self, TokenizeOptions};
+
+/// A checked job.
+#[pyclass(frozen, module = "lmkit._core")]
+pub(super) struct TokenizeJob {
+    tokenizer: Py<Tokenizer>,
+    source: TextSource,
+    options: TokenizeOptions,
+}
+
+#[pymethods]
+impl TokenizeJob {
+    #[new]
+    #[pyo3(signature = (
+        tokenizer, inputs, output, *, val_output, val_fraction, dtype, special, end_of_document,
+        num_threads, in_memory, force, errors, text_field, max_record_bytes, slice_bytes
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments, one an option")]
+    fn new(
+        py: Python<'_>,
+        tokenizer: Py<Tokenizer>,
+        inputs: Vec<PathBuf>,
+        output: PathBuf,
+        val_output: PathBuf,
+        val_fraction: Option<f64>,
+        dtype: &str,
+        special: &str,
+        end_of_document: Option<String>,
+        num_threads: Option<usize>,
+        in_memory: bool,
+        force: bool,
+        errors: &str,
+        text_field: Option<String>,
+        max_record_bytes: u64,
+        slice_bytes: usize,
+    ) -> PyResult<Self> {
+        let reading = SourceOptions {
+            errors: DecodeErrors::new(errors)?,
+            text_field,
+            max_record_bytes,
+            slice_bytes,
+        };
+        let mut source = TextSource::new(&inputs, reading)?;
+        source.leave_out(&[output.clone(), val_output.clone()]);
+        let inner = tokenizer.get().inner();
+        let options = TokenizeOptions {
+            output,
+            validation: val_fraction.map(|fraction| (val_output, fraction)),
+            dtype: Dtype::new(dtype)?,
+            special: handling(special)?,
+            end_of_document: tokenize_files::end_of_document(end_of_document, inner, &source),
+            threads: num_threads,
+            in_memory,
+            force,
+        };
+        py.detach(|| tokenize_files::check(inner, &source, &options))?;
+        Ok(Self { tokenizer, source, options })
+    }
+
+    /// How many input files there are.
+    #[getter]
+    fn files(&self) -> usize {
+        self.source.inputs().len()
+    }
+
+    /// Bytes on disk of the inputs; 0 where one cannot say.
+    #[getter]
+    fn total_bytes(&self) -> u64 {
+        self.source.total_bytes()
+    }
+
+    /// The token written after each document, if one is.
+    #[getter]
+    fn end_of_document(&self) -> Option<&str> {
+        self.options.end_of_document.as_deref()
+    }
+
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        progress: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let watch = Progress::default();
+        let tokenizer = self.tokenizer.get().inner();
+        let work = || -> Result<_> {
+            tokenize_files::tokenize_files(tokenizer, &self.source, &self.options, &watch)
+        };
+        let summary = job::run(py, &watch, progress, work)??;
+        let result = counts(py, &summary.train)?;
+        result.set_item("checksum", &summary.checksum)?;
+        result.set_item("seconds", summary.seconds)?;
+        let skipped: Vec<String> = self
+            .source
+            .skipped()
+            .iter()
+            .chain(&summary.skipped)
+            .map(|path| path.display().to_string())
+            .collect();
+        result.set_item("skipped", skipped)?;
+        if self.options.validation.is_some() {
+            result.set_item("validation", counts(py, &summary.validation)?)?;
+        }
+        Ok(result)
+    }
+}
+
+fn counts<'py>(py: Python<'py>, counts: &Counts) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("tokens", counts.tokens)?;
+    dict.set_item("documents", counts.documents)?;
+    dict.set_item("text_bytes", counts.text_bytes)?;
+    dict.set_item("smallest_id", counts.range.map(|range| range.0))?;
+    dict.set_item("largest_id", counts.range.map(|range| range.1))?;
+    Ok(dict)
+}

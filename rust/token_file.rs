@@ -1,0 +1,313 @@
+//! Ids → a token file (`.npy` or `.bin`) and its sidecar, whole or not at all.
+//!
+//! Bytes go to a temporary name beside the final one; [`TokenWriter::finish`] writes the header,
+//! fsyncs, renames, and puts the sidecar beside it. A writer that is dropped before leaves nothing.
+//! What a killed process leaves is swept by the next one that writes the same file.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde::Serialize;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::durable;
+use crate::error::{Error, Result};
+
+/// The header of a `.npy` file, padded so that the numbers begin at a multiple of 64.
+const HEADER_BYTES: usize = 128;
+
+/// How an id is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    /// Four bytes, signed.
+    Int32,
+    /// Two bytes, for vocabularies of at most 65,536 ids.
+    Uint16,
+    /// Four bytes, unsigned.
+    Uint32,
+}
+
+impl Dtype {
+    /// `int32`, `uint16` or `uint32`.
+    pub fn new(name: &str) -> Result<Self> {
+        match name {
+            "int32" => Ok(Self::Int32),
+            "uint16" => Ok(Self::Uint16),
+            "uint32" => Ok(Self::Uint32),
+            _ => Err(Error::Usage(format!("--dtype {name:?} is none of int32, uint16, uint32"))),
+        }
+    }
+
+    /// The name that [`Dtype::new`] takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Int32 => "int32",
+            Self::Uint16 => "uint16",
+            Self::Uint32 => "uint32",
+        }
+    }
+
+    /// Bytes of one id.
+    pub fn size(self) -> usize {
+        if self == Self::Uint16 { 2 } else { 4 }
+    }
+
+    fn descr(self) -> &'static str {
+        match self {
+            Self::Int32 => "<i4",
+            Self::Uint16 => "<u2",
+            Self::Uint32 => "<u4",
+        }
+    }
+
+    /// Appends `ids` as little-endian bytes.
+    #[expect(clippy::cast_possible_truncation, reason = "checked against the vocabulary's size")]
+    pub fn append(self, ids: &[u32], bytes: &mut Vec<u8>) {
+        if self == Self::Uint16 {
+            bytes.extend(ids.iter().flat_map(|&id| (id as u16).to_le_bytes()));
+        } else {
+            bytes.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
+        }
+    }
+}
+
+/// What a part of a token file holds, added up.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// How many ids.
+    pub tokens: u64,
+    /// How many documents begin in it.
+    pub documents: u64,
+    /// Bytes of text.
+    pub text_bytes: u64,
+    /// Smallest and largest id; `None` where there are none.
+    pub range: Option<(u32, u32)>,
+}
+
+impl Counts {
+    /// Counts `ids`.
+    pub fn add_ids(&mut self, ids: &[u32]) {
+        self.tokens += ids.len() as u64;
+        let mut range = self.range.unwrap_or((u32::MAX, 0));
+        for &id in ids {
+            range = (range.0.min(id), range.1.max(id));
+        }
+        if range.0 <= range.1 {
+            self.range = Some(range);
+        }
+    }
+
+    /// Adds what another part holds.
+    pub fn add(&mut self, other: &Self) {
+        self.tokens += other.tokens;
+        self.documents += other.documents;
+        self.text_bytes += other.text_bytes;
+        self.range = match (self.range, other.range) {
+            (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
+            (a, b) => a.or(b),
+        };
+    }
+}
+
+/// What the sidecar says of where the ids come from.
+#[derive(Debug, Clone, Serialize)]
+pub struct Origin {
+    /// The tokenizer's fingerprint.
+    pub tokenizer: String,
+    /// The tokenizer's largest id plus one.
+    pub vocab_size: usize,
+    /// The inputs as they were named.
+    pub inputs: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Sidecar<'a> {
+    format: u32,
+    dtype: &'static str,
+    tokens: u64,
+    documents: u64,
+    text_bytes: u64,
+    smallest_id: Option<u32>,
+    largest_id: Option<u32>,
+    checksum: String,
+    file_bytes: u64,
+    modified_ns: u64,
+    #[serde(flatten)]
+    origin: &'a Origin,
+    lmkit: &'static str,
+}
+
+/// The path of the sidecar of `path`.
+pub fn sidecar(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(".json");
+    name.into()
+}
+
+/// Refuses an output that cannot be written: a name that is neither `.npy` nor `.bin`, a folder
+/// that is not there, a file that is (unless `force`).
+pub fn check_output(path: &Path, force: bool) -> Result<()> {
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    if !matches!(ending, "npy" | "bin") {
+        return Err(Error::Usage(format!("{}: a token file ends in .npy or .bin", path.display())));
+    }
+    let folder = durable::parent(path);
+    if !folder.is_dir() {
+        return Err(Error::MissingFile { path: folder.to_owned() });
+    }
+    if path.is_dir() || (path.exists() && !force) {
+        return Err(Error::OutputExists { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+/// Writes one token file.
+pub struct TokenWriter {
+    path: PathBuf,
+    partial: PathBuf,
+    file: Option<File>,
+    dtype: Dtype,
+    header: bool,
+    hash: Box<Xxh3>,
+    written: u64,
+}
+
+impl TokenWriter {
+    /// Begins a file that will be at `path`.
+    pub fn create(path: &Path, dtype: Dtype) -> Result<Self> {
+        sweep(path);
+        let partial = durable::temporary(path);
+        let mut file = File::create(&partial).map_err(|source| Error::io(path, source))?;
+        let header = path.extension().is_some_and(|ending| ending == "npy");
+        if header {
+            file.write_all(&[0; HEADER_BYTES]).map_err(|source| Error::io(path, source))?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            partial,
+            file: Some(file),
+            dtype,
+            header,
+            hash: Box::new(Xxh3::new()),
+            written: 0,
+        })
+    }
+
+    /// Appends ids that are already bytes, see [`Dtype::append`].
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hash.update(bytes);
+        self.written += bytes.len() as u64;
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.write_all(bytes).map_err(|source| Error::io(&self.path, source))
+    }
+
+    /// Puts the file in place with its sidecar; returns its checksum.
+    pub fn finish(mut self, counts: &Counts, origin: &Origin) -> Result<String> {
+        let checksum = format!("xxh3-128:{:032x}", self.hash.digest128());
+        let Some(file) = self.file.take() else { return Ok(checksum) };
+        let modified = self.complete(file).map_err(|source| Error::io(&self.path, source))?;
+        let beside = sidecar(&self.path);
+        // An old sidecar must not describe the new file, should we die between the two renames.
+        let _ = fs::remove_file(&beside);
+        fs::rename(&self.partial, &self.path).map_err(|source| Error::io(&self.path, source))?;
+        let sidecar = Sidecar {
+            format: 1,
+            dtype: self.dtype.name(),
+            tokens: counts.tokens,
+            documents: counts.documents,
+            text_bytes: counts.text_bytes,
+            smallest_id: counts.range.map(|range| range.0),
+            largest_id: counts.range.map(|range| range.1),
+            checksum: checksum.clone(),
+            file_bytes: self.written + if self.header { HEADER_BYTES as u64 } else { 0 },
+            modified_ns: modified,
+            origin,
+            lmkit: env!("CARGO_PKG_VERSION"),
+        };
+        let mut json = serde_json::to_vec_pretty(&sidecar)
+            .map_err(|why| Error::Internal(format!("sidecar: {why}")))?;
+        json.push(b'\n');
+        durable::write_file(&beside, &json)?;
+        Ok(checksum)
+    }
+
+    fn complete(&self, mut file: File) -> std::io::Result<u64> {
+        if self.header {
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(&header(self.dtype, self.written / self.dtype.size() as u64))?;
+        }
+        file.sync_all()?;
+        let age = file.metadata()?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(u64::try_from(age.as_nanos()).unwrap_or_default())
+    }
+}
+
+impl Drop for TokenWriter {
+    fn drop(&mut self) {
+        if self.file.take().is_some() || self.partial.exists() {
+            // The error that led here is the one to tell; a file that stays is swept later.
+            let _ = fs::remove_file(&self.partial);
+        }
+    }
+}
+
+/// The header of `.npy` format 1.0.
+fn header(dtype: Dtype, count: u64) -> [u8; HEADER_BYTES] {
+    let text =
+        format!("{{'descr': '{}', 'fortran_order': False, 'shape': ({count},), }}", dtype.descr());
+    let mut bytes = [b' '; HEADER_BYTES];
+    bytes[..8].copy_from_slice(b"\x93NUMPY\x01\x00");
+    bytes[8..10].copy_from_slice(&118_u16.to_le_bytes());
+    bytes[10..10 + text.len()].copy_from_slice(text.as_bytes());
+    bytes[HEADER_BYTES - 1] = b'\n';
+    bytes
+}
+
+/// Removes what dead processes left of earlier attempts at `path`.
+fn sweep(path: &Path) {
+    let Some(name) = path.file_name().map(|name| format!(".{}.", name.to_string_lossy())) else {
+        return;
+    };
+    for entry in fs::read_dir(durable::parent(path)).into_iter().flatten().flatten() {
+        let found = entry.file_name();
+        let process = found.to_str().and_then(|found| found.strip_prefix(&name));
+        let process = process.and_then(|rest| rest.strip_suffix(".lmkit-tmp"));
+        if let Some(process) = process.and_then(|id| id.parse::<i32>().ok())
+            && !is_alive(process)
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether a process of this number runs; where nobody can say, it does.
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "kill(2) with signal 0 only asks")]
+fn is_alive(process: i32) -> bool {
+    // SAFETY: signal 0 sends nothing; kill has no other requirements.
+    let answer = unsafe { libc::kill(process, 0) };
+    answer == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+}
+
+#[cfg(not(unix))]
+fn is_alive(_process: i32) -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_is_what_numpy_writes() {
+        let bytes = header(Dtype::Int32, 12);
+        assert!(bytes.starts_with(
+            b"\x93NUMPY\x01\x00v\x00{'descr': '<i4', 'fortran_order': False, 'shape': (12,), }"
+        ));
+        assert_eq!(bytes.len() % 64, 0);
+        assert_eq!(bytes[127], b'\n');
+    }
+}

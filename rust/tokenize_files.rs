@@ -1,0 +1,403 @@
+//! Text files → a token file, in order, in bounded memory.
+//!
+//! Every encoder thread takes an output buffer from a ring first (else the ring could deadlock),
+//! then the next slice of the input, encodes it, and hands both over; this thread writes them in
+//! order. As many encoders as asked for, and buffers for a few slices more: memory does not depend
+//! on the input's size. Output does not depend on the number of threads.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::canonical;
+use crate::encode::{Scratch, Tokenizer};
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::special_tokens::SpecialHandling;
+use crate::text_source::{Content, Piece, Slice, Slices, Split, TextSource};
+use crate::token_file::{Counts, Dtype, Origin, TokenWriter, check_output};
+
+/// What to write, and how.
+#[derive(Debug, Clone)]
+pub struct TokenizeOptions {
+    /// The token file.
+    pub output: PathBuf,
+    /// Where documents kept for validation go, and which share of them.
+    pub validation: Option<(PathBuf, f64)>,
+    /// How ids are stored.
+    pub dtype: Dtype,
+    /// Whether special tokens in the text count as such.
+    pub special: SpecialHandling,
+    /// The special token written after each document that does not end with it.
+    pub end_of_document: Option<String>,
+    /// Encoder threads; `None`: one a core.
+    pub threads: Option<usize>,
+    /// Hold everything in memory and write at the end.
+    pub in_memory: bool,
+    /// Replace outputs that are there already.
+    pub force: bool,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    /// What the token file holds.
+    pub train: Counts,
+    /// What the validation file holds.
+    pub validation: Counts,
+    /// The token file's checksum.
+    pub checksum: String,
+    /// Files of folders that hold no text and were passed over.
+    pub skipped: Vec<PathBuf>,
+    /// From the first read to the last rename.
+    pub seconds: f64,
+}
+
+/// Checks options against the tokenizer and the outputs; nothing is written.
+pub fn check(tokenizer: &Tokenizer, source: &TextSource, options: &TokenizeOptions) -> Result<()> {
+    check_output(&options.output, options.force)?;
+    if let Some((path, fraction)) = &options.validation {
+        check_output(path, options.force)?;
+        if *path == options.output {
+            return Err(Error::Usage("--val_output_path is the output itself".to_owned()));
+        }
+        if !(*fraction > 0.0 && *fraction < 1.0) {
+            return Err(Error::Usage(format!(
+                "--val_fraction must be above 0 and below 1, not {fraction}"
+            )));
+        }
+    }
+    let size = tokenizer.vocabulary().size();
+    if options.dtype == Dtype::Uint16 && size > 1 << 16 {
+        return Err(Error::Usage(format!(
+            "--dtype uint16 holds ids below 65536, and the vocabulary has {size}; use int32"
+        )));
+    }
+    if options.threads == Some(0) {
+        return Err(Error::Usage("--num_threads must be at least 1".to_owned()));
+    }
+    for path in [Some(&options.output), options.validation.as_ref().map(|(path, _)| path)] {
+        if path.is_some_and(|path| source.inputs().iter().any(|input| input.path == *path)) {
+            return Err(Error::Usage("the output is one of the inputs".to_owned()));
+        }
+    }
+    end_id(tokenizer, options).map(drop)
+}
+
+fn end_id(tokenizer: &Tokenizer, options: &TokenizeOptions) -> Result<Option<u32>> {
+    let Some(token) = &options.end_of_document else { return Ok(None) };
+    let found = tokenizer.special_tokens().iter().find(|(text, _)| text == token);
+    found.map(|(_, id)| Some(*id)).ok_or_else(|| {
+        Error::Usage(format!("--end_of_document {token:?} is not one of the special tokens"))
+    })
+}
+
+/// One slice's ids, on their way from an encoder to the writer.
+#[derive(Default)]
+struct Output {
+    number: u64,
+    train: Part,
+    validation: Part,
+}
+
+#[derive(Default)]
+struct Part {
+    bytes: Vec<u8>,
+    counts: Counts,
+}
+
+impl Output {
+    fn clear(&mut self) {
+        for part in [&mut self.train, &mut self.validation] {
+            part.bytes.clear();
+            part.counts = Counts::default();
+        }
+    }
+}
+
+/// Runs the job. `progress` is told the bytes read; nothing appears unless all went well.
+pub fn tokenize_files(
+    tokenizer: &Tokenizer,
+    source: &TextSource,
+    options: &TokenizeOptions,
+    progress: &Progress,
+) -> Result<Summary> {
+    let start = Instant::now();
+    check(tokenizer, source, options)?;
+    progress.start(0, source.total_bytes());
+    let split = split_of(tokenizer, options)?;
+    let slices = source.slices(tokenizer.cuts(options.special), split.as_ref(), progress);
+    let job = Job {
+        tokenizer,
+        slices: &slices,
+        options,
+        end_id: end_id(tokenizer, options)?,
+        separator_id: separator_id(tokenizer, options),
+        progress,
+    };
+    let mut writers = Writers::create(options)?;
+    job.run(&mut writers)?;
+    let documents = writers.counts.0.documents + writers.counts.1.documents;
+    if options.validation.is_some() && documents < 2 {
+        return Err(Error::Usage(
+            "--val_fraction needs several documents, and the text is one; \
+             documents end with <|endoftext|>"
+                .to_owned(),
+        ));
+    }
+    let origin = Origin {
+        tokenizer: canonical::fingerprint(&tokenizer.parts()),
+        vocab_size: tokenizer.vocabulary().size(),
+        inputs: source.inputs().iter().map(|input| input.path.display().to_string()).collect(),
+    };
+    let mut summary = writers.finish(&origin)?;
+    summary.skipped = slices.not_text();
+    summary.seconds = start.elapsed().as_secs_f64();
+    Ok(summary)
+}
+
+/// What to write after each document: `asked`, where an empty text means nothing; by default
+/// `<|endoftext|>` where documents come one by one and the tokenizer has it.
+pub fn end_of_document(
+    asked: Option<String>,
+    tokenizer: &Tokenizer,
+    source: &TextSource,
+) -> Option<String> {
+    if let Some(token) = asked {
+        return Some(token).filter(|token| !token.is_empty());
+    }
+    let known = tokenizer.special_tokens().iter().any(|(text, _)| text == SEPARATOR);
+    (known && source.has_documents()).then(|| SEPARATOR.to_owned())
+}
+
+fn separator_id(tokenizer: &Tokenizer, options: &TokenizeOptions) -> Option<u32> {
+    let mut specials = tokenizer.special_tokens().iter();
+    let separator = specials.find(|(text, _)| text == SEPARATOR).map(|(_, id)| *id);
+    separator.filter(|_| options.special != SpecialHandling::AsText)
+}
+
+fn split_of(tokenizer: &Tokenizer, options: &TokenizeOptions) -> Result<Option<Split>> {
+    let Some((_, fraction)) = &options.validation else { return Ok(None) };
+    let specials: Vec<&str> = match options.special {
+        SpecialHandling::AsText => Vec::new(),
+        _ => tokenizer.special_tokens().iter().map(|(text, _)| text.as_str()).collect(),
+    };
+    let separator = specials.iter().copied().find(|&token| token == SEPARATOR);
+    Split::new(*fraction, separator, &specials).map(Some)
+}
+
+/// What separates documents within a text.
+pub const SEPARATOR: &str = "<|endoftext|>";
+
+struct Job<'j, 's> {
+    tokenizer: &'j Tokenizer,
+    slices: &'j Slices<'s>,
+    options: &'j TokenizeOptions,
+    end_id: Option<u32>,
+    separator_id: Option<u32>,
+    progress: &'j Progress,
+}
+
+impl Job<'_, '_> {
+    fn run(&self, writers: &mut Writers) -> Result<()> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let encoders = self.options.threads.unwrap_or(cores);
+        let ring = 3 * encoders;
+        let (free, empty) = bounded(ring);
+        let (done, full) = bounded(ring);
+        for _ in 0..ring {
+            let _ = free.send(Output::default());
+        }
+        let failure: Mutex<Option<(u64, Error)>> = Mutex::new(None);
+        thread::scope(|scope| {
+            for _ in 0..encoders {
+                let (empty, done, failure) = (empty.clone(), done.clone(), &failure);
+                scope.spawn(move || {
+                    if let Err((number, error)) = self.encode_slices(&empty, &done) {
+                        keep_first(failure, number, error);
+                    }
+                });
+            }
+            drop((empty, done));
+            write_in_order(&full, &free, writers)
+        })?;
+        let failure = failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        failure.map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    fn encode_slices(
+        &self,
+        empty: &Receiver<Output>,
+        done: &Sender<Output>,
+    ) -> Result<(), (u64, Error)> {
+        let mut scratch = self.tokenizer.scratch().map_err(|error| (u64::MAX, error))?;
+        let (mut slice, mut ids) = (Slice::default(), Vec::new());
+        // Either channel closes early only because writing failed, which the writer tells.
+        while let Ok(mut output) = empty.recv() {
+            output.clear();
+            let more = self.slices.next(&mut slice).map_err(|error| (slice.number(), error))?;
+            if !more {
+                break;
+            }
+            output.number = slice.number();
+            self.encode(&slice, &mut scratch, &mut ids, &mut output)
+                .map_err(|error| (slice.number(), error))?;
+            if done.send(output).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode(
+        &self,
+        slice: &Slice,
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+        output: &mut Output,
+    ) -> Result<()> {
+        for piece in slice.pieces() {
+            ids.clear();
+            self.encode_piece(&piece, scratch, ids)?;
+            let part = if piece.in_validation { &mut output.validation } else { &mut output.train };
+            part.counts.add_ids(ids);
+            part.counts.documents += self.documents_in(&piece, ids);
+            part.counts.text_bytes += match piece.content {
+                Content::Text(text) => text.len() as u64,
+                Content::Byte(_) => 1,
+            };
+            let needed = ids.len() * self.options.dtype.size();
+            part.bytes
+                .try_reserve(needed)
+                .map_err(|_| Error::OutOfMemory { bytes: part.bytes.len() + needed })?;
+            self.options.dtype.append(ids, &mut part.bytes);
+        }
+        self.progress.check()
+    }
+
+    fn encode_piece(
+        &self,
+        piece: &Piece<'_>,
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+    ) -> Result<()> {
+        match piece.content {
+            Content::Text(text) => {
+                self.tokenizer.encode_into(text, self.options.special, scratch, ids)?;
+            }
+            Content::Byte(byte) => {
+                ids.push(self.tokenizer.vocabulary().byte_ids()[usize::from(byte)]);
+            }
+        }
+        if let Some(end) = self.end_id
+            && piece.ends_document
+            && ids.last() != Some(&end)
+        {
+            ids.push(end);
+        }
+        Ok(())
+    }
+
+    /// How many documents end in the piece: at separators, and with the input.
+    fn documents_in(&self, piece: &Piece<'_>, ids: &[u32]) -> u64 {
+        if piece.is_record || self.options.validation.is_some() {
+            return u64::from(piece.starts_document);
+        }
+        let separators = ids.iter().filter(|&&id| Some(id) == self.separator_id).count() as u64;
+        let goes_on = ids.last().is_some_and(|&id| Some(id) != self.separator_id);
+        separators + u64::from(piece.ends_document && goes_on)
+    }
+}
+
+fn keep_first(failure: &Mutex<Option<(u64, Error)>>, number: u64, error: Error) {
+    let mut kept = failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if kept.as_ref().is_none_or(|(first, _)| number < *first) {
+        *kept = Some((number, error));
+    }
+}
+
+/// Writes outputs by rising number and gives their buffers back, until the encoders have gone.
+fn write_in_order(
+    full: &Receiver<Output>,
+    free: &Sender<Output>,
+    writers: &mut Writers,
+) -> Result<()> {
+    let mut waiting = BTreeMap::new();
+    let mut next = 0;
+    for output in full {
+        waiting.insert(output.number, output);
+        while let Some(output) = waiting.remove(&next) {
+            writers.write(&output)?;
+            next += 1;
+            let _ = free.send(output);
+        }
+    }
+    Ok(())
+}
+
+/// The outputs, and what they hold so far.
+struct Writers {
+    train: TokenWriter,
+    validation: Option<TokenWriter>,
+    counts: (Counts, Counts),
+    /// With `--method in-memory`: the bytes, until the end.
+    held: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Writers {
+    fn create(options: &TokenizeOptions) -> Result<Self> {
+        let validation = options.validation.as_ref();
+        Ok(Self {
+            train: TokenWriter::create(&options.output, options.dtype)?,
+            validation: validation
+                .map(|(path, _)| TokenWriter::create(path, options.dtype))
+                .transpose()?,
+            counts: Default::default(),
+            held: options.in_memory.then(Default::default),
+        })
+    }
+
+    fn write(&mut self, output: &Output) -> Result<()> {
+        self.counts.0.add(&output.train.counts);
+        self.counts.1.add(&output.validation.counts);
+        if let Some((train, validation)) = &mut self.held {
+            return hold(train, &output.train.bytes)
+                .and_then(|()| hold(validation, &output.validation.bytes));
+        }
+        self.train.write(&output.train.bytes)?;
+        match &mut self.validation {
+            Some(writer) => writer.write(&output.validation.bytes),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(mut self, origin: &Origin) -> Result<Summary> {
+        if let Some((train, validation)) = self.held.take() {
+            self.train.write(&train)?;
+            if let Some(writer) = &mut self.validation {
+                writer.write(&validation)?;
+            }
+        }
+        if let Some(writer) = self.validation.take() {
+            writer.finish(&self.counts.1, origin)?;
+        }
+        let checksum = self.train.finish(&self.counts.0, origin)?;
+        Ok(Summary {
+            train: self.counts.0,
+            validation: self.counts.1,
+            checksum,
+            ..Summary::default()
+        })
+    }
+}
+
+fn hold(held: &mut Vec<u8>, bytes: &[u8]) -> Result<()> {
+    held.try_reserve(bytes.len())
+        .map_err(|_| Error::OutOfMemory { bytes: held.len() + bytes.len() })?;
+    held.extend_from_slice(bytes);
+    Ok(())
+}
