@@ -13,7 +13,7 @@ import struct
 import warnings
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 from lmkit.errors import MalformedError, MissingFileError, SystemRefusedError, UsageError
 
@@ -154,7 +154,7 @@ class TokenReader:
         if not 0 <= start <= stop <= len(self):
             raise UsageError(f"{self.path}: no tokens {start} to {stop} among {len(self)}")
         ids = np.empty(stop - start, self.dtype)
-        view = memoryview(ids).cast("B") if ids.size else memoryview(b"")
+        view = memoryview(cast("Any", ids)).cast("B") if ids.size else memoryview(b"")
         offset = self._layout.offset + start * self.dtype.itemsize
         while view:
             try:
@@ -173,7 +173,7 @@ class TokenReader:
             os.close(self._file)
             self._file = -1
 
-    def __enter__(self) -> "TokenReader":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -190,8 +190,8 @@ class TokenReader:
 def open_tokens(path: FilePath) -> "np.memmap[Any, np.dtype[np.integer[Any]]]":
     """Map a token file as a read-only array; header, size and sidecar are checked.
 
-    A ``.bin`` without a sidecar is taken as int32, with a `TokenFileWarning`. An empty file gives an
-    empty array (which is not a map, since nothing can be mapped).
+    A ``.bin`` without a sidecar is taken as int32, with a `TokenFileWarning`. An empty file gives
+    an empty array (which is not a map, since nothing can be mapped).
 
     Args:
         path: a ``.npy`` of one dimension and any integer dtype, or a ``.bin``.
@@ -203,7 +203,7 @@ def open_tokens(path: FilePath) -> "np.memmap[Any, np.dtype[np.integer[Any]]]":
     import numpy as np
 
     with TokenReader(path) as reader:
-        layout = reader._layout  # noqa: SLF001 - of this module
+        layout = reader._layout
         if layout.tokens == 0:
             empty = np.empty(0, layout.dtype)
             empty.flags.writeable = False
@@ -261,7 +261,7 @@ def _npy_layout(path: str, head: bytes, size: int) -> _Layout:
         start = {1: 10, 2: 12, 3: 12}[version]
         (length,) = struct.unpack_from("<H" if version == 1 else "<I", head, 8)
         if start + length > len(head):
-            raise ValueError("it is cut off")
+            raise ValueError("it is cut off")  # noqa: TRY301 - told with the others below
         entries = ast.literal_eval(head[start : start + length].decode("latin-1"))
         dtype = np.dtype(entries["descr"])
         shape = entries["shape"]

@@ -100,7 +100,7 @@ def plan(
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     stem, ending = os.path.splitext(os.fspath(output))  # noqa: PTH122 - the path as typed
     return _core.TokenizeJob(
-        tokenizer._core,
+        tokenizer._native,
         [os.fspath(path) for path in paths],
         os.fspath(output),
         val_output=os.fspath(val_output) if val_output else f"{stem}.val{ending}",

@@ -47,9 +47,9 @@ class Tokenizer:
         'he<|endoftext|>'
     """
 
-    __slots__ = ("_core",)
+    __slots__ = ("_native",)
 
-    _core: _core.Tokenizer
+    _native: _core.Tokenizer
 
     def __init__(
         self,
@@ -59,12 +59,12 @@ class Tokenizer:
         pattern: str = "gpt2",
     ) -> None:
         specials = list(special_tokens) if special_tokens is not None else []
-        self._core = _core.Tokenizer(list(vocab.items()), list(merges), specials, pattern)
+        self._native = _core.Tokenizer(list(vocab.items()), list(merges), specials, pattern)
 
     @classmethod
     def _wrap(cls, core: _core.Tokenizer) -> "Tokenizer":
         tokenizer = cls.__new__(cls)
-        tokenizer._core = core
+        tokenizer._native = core
         return tokenizer
 
     @classmethod
@@ -192,7 +192,7 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """The whole tokenizer as one JSON text, in canonical form; what checkpoints carry."""
-        return self._core.to_json()
+        return self._native.to_json()
 
     def save(self, folder: Path, *, force: bool = False) -> None:
         """Write a tokenizer folder: vocab.json, merges.txt, tokenizer.json, lmkit.json.
@@ -208,7 +208,7 @@ class Tokenizer:
             UsageError: ``folder`` exists (and is not a tokenizer folder, or ``force`` is off).
             SystemRefusedError: the system refused a write.
         """
-        self._core.save(os.fspath(folder), force)
+        self._native.save(os.fspath(folder), force)
 
     def encode(self, text: str, *, special: Special = "encode") -> list[int]:
         """Token ids of ``text``.
@@ -223,11 +223,11 @@ class Tokenizer:
             MalformedError: a lone surrogate, with its index.
             UsageError: a special token in the text with ``special="error"``.
         """
-        return self._core.encode(text, special)
+        return self._native.encode(text, special)
 
     def encode_array(self, text: str, *, special: Special = "encode") -> "npt.NDArray[np.int32]":
         """Token ids of ``text`` as an int32 array of shape (n,); otherwise as :meth:`encode`."""
-        return self._core.encode_array(text, special)
+        return self._native.encode_array(text, special)
 
     def encode_batch(
         self,
@@ -247,7 +247,7 @@ class Tokenizer:
             ``(ids, offsets)``: int32 ids of all texts in a row, and int64 offsets of shape
             (len(texts) + 1,); text i has ``ids[offsets[i]:offsets[i + 1]]``.
         """
-        return self._core.encode_batch(list(texts), special, num_threads)
+        return self._native.encode_batch(list(texts), special, num_threads)
 
     def encode_iterable(
         self, texts: Iterable[str], *, special: Special = "encode"
@@ -258,7 +258,7 @@ class Tokenizer:
         stretch of text that no token boundary divides. Works on the calling thread, in memory that
         was taken when the tokenizer was made.
         """
-        return self._core.encode_iterable(iter(texts), special)
+        return self._native.encode_iterable(iter(texts), special)
 
     def decode(self, ids: "Iterable[int] | npt.NDArray[np.integer[Any]]") -> str:
         """Text of ``ids``; bytes that are no UTF-8 become U+FFFD.
@@ -269,45 +269,45 @@ class Tokenizer:
         Raises:
             MalformedError: an id that is not in the vocabulary, with its index.
         """
-        return self._core.decode(ids)
+        return self._native.decode(ids)
 
     def decode_bytes(self, ids: "Iterable[int] | npt.NDArray[np.integer[Any]]") -> bytes:
         """The bytes of ``ids``, joined; otherwise as :meth:`decode`."""
-        return self._core.decode_bytes(ids)
+        return self._native.decode_bytes(ids)
 
     def stream_decoder(self) -> _core.StreamDecoder:
         """A decoder for ids that come one by one; it holds back characters that are not whole."""
-        return self._core.stream_decoder()
+        return self._native.stream_decoder()
 
     @property
     def vocab(self) -> dict[int, bytes]:
         """Token id -> bytes, special tokens included, by rising id; made anew at each call."""
-        return self._core.vocab()
+        return self._native.vocab()
 
     @property
     def merges(self) -> list[tuple[bytes, bytes]]:
         """The merges in order, as pairs of byte strings; empty for a rank file; made anew."""
-        return self._core.merges()
+        return self._native.merges()
 
     @property
     def special_tokens(self) -> dict[str, int]:
         """Special token -> id, by rising id."""
-        return self._core.special_tokens()
+        return self._native.special_tokens()
 
     @property
     def vocab_size(self) -> int:
         """The largest id + 1: what a model's embedding needs."""
-        return self._core.vocab_size
+        return self._native.vocab_size
 
     @property
     def pattern(self) -> str:
         """``"gpt2"``, ``"cl100k"``, ``"o200k"`` or a regular expression."""
-        return self._core.pattern
+        return self._native.pattern
 
     @property
     def fingerprint(self) -> str:
         """The sha256 of pattern, tokens by id, merges and special tokens in canonical form."""
-        return self._core.fingerprint
+        return self._native.fingerprint
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Tokenizer):
