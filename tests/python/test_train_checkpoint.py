@@ -177,7 +177,7 @@ def test_latest_passes_over_what_is_damaged_and_says_so(tmp_path: Path):
     (tmp_path / "checkpoint_100.pt").write_bytes(b"torn")
     said: list[str] = []
     path, state = read_latest(tmp_path, said.append)
-    assert (path.name, state["iteration"]) == ("checkpoint_10.pt", 10)
+    assert (path, state["iteration"]) == (f"{tmp_path}/checkpoint_10.pt", 10)
     assert len(said) == 1
     assert "passed over checkpoint_100.pt" in said[0]
 

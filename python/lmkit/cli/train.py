@@ -36,7 +36,7 @@ def command(
     quiet: bool,
     **values: object,
 ) -> None:
-    r"""Train a model on a token file, or go on with one.
+    """Train a model on a token file, or go on with one.
 
     Writes checkpoints, metrics.jsonl, config.toml and train.log into checkpoint_dir. Ctrl-C
     finishes the step, saves, and prints the command that goes on; what is not given to that
@@ -44,10 +44,9 @@ def command(
 
     \b
     Examples:
-      lmkit train --tokenizer tokenizer/ --train_data train.npy --val_data train.val.npy \
-          --preset small
+      lmkit train --tokenizer tokenizer/ --train_data train.npy --preset small
       lmkit train --load_checkpoint latest --max_iters 200000
-    """
+    """  # noqa: D301 - \b is click's mark for lines to keep
     from lmkit.lm.report import Report
     from lmkit.lm.trainer import Trainer
 

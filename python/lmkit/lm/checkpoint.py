@@ -24,7 +24,7 @@ from typing import IO, Any, BinaryIO, TypeAlias, cast
 import torch
 
 from lmkit.config import ModelConfig, from_dict, own_settings
-from lmkit.errors import LmkitError, MismatchError, MissingFileError
+from lmkit.errors import MismatchError, MissingFileError
 from lmkit.lm.durable import durable_file, refused, write_durably
 from lmkit.lm.model import Transformer
 from lmkit.tokenizer import Tokenizer
@@ -63,7 +63,7 @@ def load_checkpoint(
     Both are left as they were when the checkpoint is of another shape.
     """
     if isinstance(src, str | os.PathLike):
-        state, name = read_checkpoint(Path(src)), str(src)
+        state, name = read_checkpoint(src), os.fspath(src)
     else:
         state, name = _unpack(src, "the checkpoint"), "the checkpoint"
     restore(state, model, optimizer, name)
@@ -96,20 +96,19 @@ def load_model(
 
     ``path`` is a checkpoint, or a run folder, of which the newest that verifies is taken.
     """
-    path = Path(path)
-    if path.is_dir():
-        path, state = read_latest(path, notice)
+    if Path(path).is_dir():
+        name, state = read_latest(path, notice)
     else:
-        state = read_checkpoint(path, notice)
+        name, state = os.fspath(path), read_checkpoint(path, notice)
     missing = [part for part in ("config", "tokenizer") if part not in state]
     if missing:
         raise MismatchError(
-            f"{path} holds no {' and no '.join(missing)}: it is not the checkpoint of a run",
+            f"{name} holds no {' and no '.join(missing)}: it is not the checkpoint of a run",
             hint="load it with lmkit.lm.checkpoint.load_checkpoint into a model made for it",
         )
-    shape = {name: state["config"][name] for name in own_settings(ModelConfig)}
+    shape = {field: state["config"][field] for field in own_settings(ModelConfig)}
     model = Transformer(from_dict(ModelConfig, shape))
-    restore(state, model, None, str(path))
+    restore(state, model, None, name)
     model.context_length = int(state["config"]["context_length"])
     return model.eval(), Tokenizer.from_json(state["tokenizer"])
 
@@ -129,22 +128,21 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         write_durably(sidecar_path(path), json.dumps(sidecar, indent=1).encode() + b"\n")
 
 
-def read_checkpoint(path: Path, notice: Notice | None = None) -> dict[str, Any]:
+def read_checkpoint(path: str | os.PathLike[str], notice: Notice | None = None) -> dict[str, Any]:
     """The state in a checkpoint, on the CPU, verified against its sidecar.
 
     ``notice`` is told when there is no sidecar to verify against; by default it is a warning.
     """
+    typed = os.fspath(path)
     try:
-        with path.open("rb") as file:
-            _verify(path, file, notice or _warn)
+        with Path(path).open("rb") as file:
+            _verify(typed, file, notice or _warn)
             file.seek(0)
-            return _unpack(file, str(path))
+            return _unpack(file, typed)
     except FileNotFoundError as error:
-        raise MissingFileError(f"there is no checkpoint at {path}") from error
+        raise MissingFileError(f"there is no checkpoint at {typed}") from error
     except OSError as error:
-        if isinstance(error, LmkitError):
-            raise
-        raise refused("read", path, error) from error
+        raise refused("read", typed, error) from error
 
 
 def checkpoints_in(folder: Path) -> list[tuple[int, Path]]:
@@ -155,18 +153,24 @@ def checkpoints_in(folder: Path) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
 
 
-def read_latest(folder: Path, notice: Notice | None = None) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint of a folder that verifies; ``notice`` hears which were passed over."""
-    notice = notice or _warn
-    candidates = checkpoints_in(folder)
+def read_latest(
+    folder: str | os.PathLike[str], notice: Notice | None = None
+) -> tuple[str, dict[str, Any]]:
+    """The newest checkpoint of a folder that verifies: its path and its state.
+
+    The path begins as ``folder`` is typed. ``notice`` hears which checkpoints were passed over.
+    """
+    notice, typed = notice or _warn, os.fspath(folder)
+    candidates = checkpoints_in(Path(folder))
     for _, path in candidates:
+        name = f"{typed.rstrip('/')}/{path.name}"
         try:
-            return path, read_checkpoint(path, notice)
+            return name, read_checkpoint(name, notice)
         except MismatchError as error:
             notice(f"passed over {path.name}: {error}")
     if candidates:
-        raise MismatchError(f"none of the {len(candidates)} checkpoints in {folder} verifies")
-    raise MissingFileError(f"there is no checkpoint in {folder}")
+        raise MismatchError(f"none of the {len(candidates)} checkpoints in {typed} verifies")
+    raise MissingFileError(f"there is no checkpoint in {typed}")
 
 
 def sidecar_path(path: Path) -> Path:
@@ -211,27 +215,28 @@ class _HashedFile:
             raise self._error
 
 
-def _verify(path: Path, file: BufferedReader, notice: Notice) -> None:
+def _verify(typed: str, file: BufferedReader, notice: Notice) -> None:
     """Raise unless the sidecar vouches for the file; without a sidecar, say so."""
+    sidecar_name = f"{typed}.json"
     try:
-        sidecar = json.loads(sidecar_path(path).read_bytes())
+        sidecar = json.loads(Path(sidecar_name).read_bytes())
         vouched = [sidecar, sidecar["replaces"]] if "replaces" in sidecar else [sidecar]
         known = {(entry["size"], entry["sha256"]) for entry in vouched}
     except FileNotFoundError:
-        notice(f"{path} has no sidecar {path.name}.json: loaded without verifying it")
+        notice(f"{typed} has no sidecar {sidecar_name}: loaded without verifying it")
         return
     except (ValueError, KeyError, TypeError) as error:
-        raise MismatchError(f"the sidecar {sidecar_path(path)} is damaged") from error
+        raise MismatchError(f"the sidecar {sidecar_name} is damaged") from error
     size = os.fstat(file.fileno()).st_size
     if all(size != known_size for known_size, _ in known):
         raise MismatchError(
-            f"the checkpoint {path} is damaged: it has {size:,} bytes, "
+            f"the checkpoint {typed} is damaged: it has {size:,} bytes, "
             f"its sidecar says {sidecar['size']:,}",
             hint=TAKE_ANOTHER,
         )
     if (size, hashlib.file_digest(file, "sha256").hexdigest()) not in known:
         raise MismatchError(
-            f"the checkpoint {path} is damaged: its sha256 is not the one its sidecar holds",
+            f"the checkpoint {typed} is damaged: its sha256 is not the one its sidecar holds",
             hint=TAKE_ANOTHER,
         )
 

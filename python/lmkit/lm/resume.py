@@ -29,9 +29,8 @@ def open_checkpoint(typed: str, folder: str, notice: Notice) -> tuple[str, dict[
     if typed != "latest" and Path(typed).is_dir():
         typed, folder = "latest", typed
     if typed == "latest":
-        path, state = read_latest(Path(folder), notice)
-        return f"{folder.rstrip('/')}/{path.name}", state
-    return typed, read_checkpoint(Path(typed), notice)
+        return read_latest(folder, notice)
+    return typed, read_checkpoint(typed, notice)
 
 
 def resumed_config(
