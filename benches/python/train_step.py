@@ -43,6 +43,7 @@ def matmul_peak() -> float:
 def lmkit_step(*, compiled: bool) -> Callable[[], float]:
     """One update as lmkit's trainer does it."""
     import torch
+
     from lmkit.lm import ModelConfig, Transformer
     from lmkit.lm.optimizer import clip_gradients, make_adamw
 
