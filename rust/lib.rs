@@ -9,7 +9,7 @@ pub mod durable;
 pub mod encode;
 pub mod error;
 pub mod learn_merges;
-mod memory_hints;
+mod memory;
 pub mod merge;
 mod pretoken_cache;
 pub mod pretokenize;

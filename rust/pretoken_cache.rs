@@ -13,7 +13,7 @@
 use std::alloc::{Layout, alloc_zeroed};
 
 use crate::error::{Error, Result};
-use crate::memory_hints::prefetch;
+use crate::memory::prefetch;
 
 /// A pretoken of more bytes is not kept.
 pub(crate) const LONGEST_KEY: usize = 15;

@@ -13,6 +13,7 @@ use rayon::ThreadPool;
 
 use crate::cut::CutRule;
 use crate::error::{Error, Result};
+use crate::memory::reserve;
 use crate::pretokenize::Scheme;
 use crate::progress::Progress;
 use crate::text_source::{Content, Slice, TextSource};
@@ -63,7 +64,7 @@ impl Counting {
                 for piece in slice.pieces() {
                     match piece.content {
                         Content::Text(text) => self.count(&mut counter, text, progress)?,
-                        Content::Byte(byte) => counter.add(&[byte], 1),
+                        Content::Byte(byte) => counter.add(&[byte], 1)?,
                     }
                 }
             }
@@ -88,12 +89,13 @@ impl Counting {
         progress: &Progress,
         feed: impl FnOnce(HandOver<'_>) -> Result<(), E>,
     ) -> Result<PretokenCounts, E> {
-        let (sender, receiver) = bounded::<Batch>(threads);
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads)
+            // Both ends live in here: where a thread cannot be started, the others see the end.
+            let (sender, receiver) = bounded::<Batch>(threads);
+            let workers = (0..threads)
                 .map(|_| {
                     let receiver = receiver.clone();
-                    scope.spawn(move || -> Result<PretokenCounter> {
+                    let work = move || -> Result<PretokenCounter> {
                         let mut counter = PretokenCounter::default();
                         for batch in receiver {
                             for text in batch.texts() {
@@ -102,9 +104,13 @@ impl Counting {
                             progress.add(batch.text.len() as u64);
                         }
                         Ok(counter)
-                    })
+                    };
+                    std::thread::Builder::new()
+                        .name("lmkit-count".to_owned())
+                        .spawn_scoped(scope, work)
+                        .map_err(|source| Error::Io { path: "a new thread".into(), source })
                 })
-                .collect();
+                .collect::<Result<Vec<_>>>()?;
             drop(receiver);
             // Nobody receives any more only when all workers have failed; they say how.
             let delivered = feed(&mut |batch| sender.send(batch).map_err(|_| Error::Interrupted));
@@ -126,7 +132,7 @@ impl Counting {
 
     /// Cuts `text`, a document of its own, into stretches that can be counted apart, and adds them
     /// to `batch`, which is handed to `full` whenever it is.
-    pub fn add_text<E>(
+    pub fn add_text<E: From<Error>>(
         &self,
         batch: &mut Batch,
         mut text: &str,
@@ -135,7 +141,7 @@ impl Counting {
         let mut reach = BATCH_BYTES;
         while text.len() > reach.saturating_add(self.cut.context()) {
             if let Some(at) = self.cut.last(text.as_bytes(), 1..reach) {
-                batch.push(&text[..at]);
+                batch.push(&text[..at])?;
                 full(std::mem::take(batch))?;
                 text = &text[at..];
                 reach = BATCH_BYTES;
@@ -143,7 +149,7 @@ impl Counting {
                 reach = reach.saturating_mul(2);
             }
         }
-        batch.push(text);
+        batch.push(text)?;
         if batch.text.len() >= BATCH_BYTES || batch.ends.len() >= BATCH_TEXTS {
             full(std::mem::take(batch))?;
         }
@@ -173,9 +179,12 @@ pub struct Batch {
 }
 
 impl Batch {
-    fn push(&mut self, text: &str) {
+    fn push(&mut self, text: &str) -> Result<()> {
+        let bytes = self.text.len() + text.len();
+        self.text.try_reserve(text.len()).map_err(|_| Error::OutOfMemory { bytes })?;
         self.text.push_str(text);
-        self.ends.push(self.text.len());
+        self.ends.push(bytes);
+        Ok(())
     }
 
     fn texts(&self) -> impl Iterator<Item = &str> {
@@ -200,18 +209,19 @@ impl PretokenCounter {
             let filled = scanner.fill(&mut ends)?;
             let Some(&last) = ends[..filled].last() else { return Ok(()) };
             progress.check()?;
-            self.table.count(text.as_bytes(), start, &ends[..filled]);
+            self.table.count(text.as_bytes(), start, &ends[..filled])?;
             self.pretokens += filled as u64;
             start = last;
         }
     }
 
     /// Adds `count` occurrences of one pretoken, for counts that were made elsewhere.
-    pub fn add(&mut self, pretoken: &[u8], count: u64) {
+    pub fn add(&mut self, pretoken: &[u8], count: u64) -> Result<()> {
         if !pretoken.is_empty() && count > 0 {
-            self.table.add(pretoken, count);
+            self.table.add(pretoken, count)?;
             self.pretokens += count;
         }
+        Ok(())
     }
 
     /// How many pretokens were counted, repeats included.
@@ -268,7 +278,8 @@ impl PretokenCounts {
                         .collect::<Vec<_>>())
                 })
                 .collect::<Result<Vec<_>>>()?;
-            let mut all = Vec::with_capacity(parts.iter().map(Vec::len).sum());
+            let mut all = Vec::new();
+            reserve(&mut all, parts.iter().map(Vec::len).sum())?;
             parts.drain(..).for_each(|part| all.extend(part));
             Ok(all)
         })?;

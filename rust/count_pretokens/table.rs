@@ -7,7 +7,8 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::memory_hints::{prefetch, use_huge_pages};
+use crate::error::Result;
+use crate::memory::{filled, prefetch, reserve};
 
 /// Pretokens up to this long are their own key.
 const SHORT: usize = 15;
@@ -18,7 +19,6 @@ const BATCH: usize = 128;
 const FIRST_ENTRIES: usize = 1 << 13;
 /// Entries start on a cache line, so that none straddles two.
 const LINE_WORDS: usize = 8;
-const PAGE_WORDS: usize = 512;
 
 type Key = [u64; 2];
 
@@ -26,46 +26,50 @@ type Key = [u64; 2];
 type Entry = [u64; 4];
 
 /// Pretokens and their counts.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Table {
     entries: Entries,
     len: usize,
     arena: Vec<u8>,
 }
 
-impl Default for Table {
-    fn default() -> Self {
-        Self { entries: Entries::new(FIRST_ENTRIES), len: 0, arena: Vec::new() }
-    }
-}
-
 impl Table {
     /// Counts the pretokens of `text` that end at `ends`, the first of which starts at `start`.
-    pub(crate) fn count(&mut self, text: &[u8], mut start: usize, ends: &[usize]) {
+    pub(crate) fn count(&mut self, text: &[u8], mut start: usize, ends: &[usize]) -> Result<()> {
         let mut keys = [([0; 2], 0, 0); BATCH];
         for ends in ends.chunks(BATCH) {
-            self.reserve(BATCH);
+            self.make_room(BATCH)?;
+            let mut long = 0;
             for (&end, slot) in ends.iter().zip(&mut keys) {
                 let key = key_at(text, start, end);
+                if key[1] >= LONG {
+                    long += end - start;
+                }
                 prefetch(self.entries.all(), self.entries.home(hash(key)));
                 *slot = (key, start, end);
                 start = end;
+            }
+            if long > 0 {
+                reserve(&mut self.arena, long)?;
             }
             for &(key, start, end) in &keys[..ends.len()] {
                 self.add_key(key, &text[start..end], 1);
             }
         }
+        Ok(())
     }
 
     /// Adds `count` to what `pretoken` has.
-    pub(crate) fn add(&mut self, pretoken: &[u8], count: u64) {
-        self.reserve(1);
+    pub(crate) fn add(&mut self, pretoken: &[u8], count: u64) -> Result<()> {
+        self.make_room(1)?;
+        reserve(&mut self.arena, pretoken.len())?;
         self.add_key(key_at(pretoken, 0, pretoken.len()), pretoken, count);
+        Ok(())
     }
 
     fn add_key(&mut self, key: Key, pretoken: &[u8], count: u64) {
         let home = self.entries.home(hash(key));
-        let mask = self.entries.mask;
+        let mask = self.entries.slots - 1;
         let (entries, mut slot) = (self.entries.all_mut(), home);
         loop {
             let entry = &mut entries[slot];
@@ -91,14 +95,16 @@ impl Table {
     }
 
     /// Makes room for `more` entries: at most three of four slots are taken.
-    fn reserve(&mut self, more: usize) {
-        let slots = self.entries.all().len();
+    fn make_room(&mut self, more: usize) -> Result<()> {
+        let slots = self.slots();
         if (self.len + more) * 4 > slots * 3 {
-            let old = std::mem::replace(&mut self.entries, Entries::new(slots * 2));
+            let larger = Entries::new((slots * 2).max(FIRST_ENTRIES))?;
+            let old = std::mem::replace(&mut self.entries, larger);
             for entry in old.all().iter().filter(|entry| entry[1] != 0) {
                 self.entries.place(*entry);
             }
         }
+        Ok(())
     }
 
     /// The count of slot `slot`'s pretoken; 0 where the slot is free.
@@ -108,7 +114,7 @@ impl Table {
 
     /// How many slots there are, free ones included.
     pub(crate) fn slots(&self) -> usize {
-        self.entries.all().len()
+        self.entries.slots
     }
 
     /// How many bytes the pretoken at `slot` has.
@@ -131,6 +137,9 @@ impl Table {
 
     /// The count here of the pretoken at `slot` of `other`; 0 where it was never met.
     pub(crate) fn count_of(&self, other: &Self, slot: usize) -> u64 {
+        if self.len == 0 {
+            return 0;
+        }
         let theirs = &other.entries.all()[slot];
         let mut place = self.entries.home(hash([theirs[0], theirs[1]]));
         loop {
@@ -144,39 +153,33 @@ impl Table {
             {
                 return entry[2];
             }
-            place = (place + 1) & self.entries.mask;
+            place = (place + 1) & (self.entries.slots - 1);
         }
     }
 }
 
-/// The slots: a power of two of them, zeroed by the system and on huge pages where it has some.
-#[derive(Debug)]
+/// The slots, a power of two of them.
+#[derive(Debug, Default)]
 struct Entries {
     words: Vec<u64>,
     first: usize,
-    mask: usize,
+    slots: usize,
     shift: u32,
 }
 
 impl Entries {
-    fn new(slots: usize) -> Self {
-        let mut words = vec![0; slots * 4 + LINE_WORDS];
-        use_huge_pages(&mut words);
-        // Written to before it is read, page by page: a read would map the system's page of zeros,
-        // and the write after it would copy that and stop the other threads for a moment.
-        for page in words.chunks_mut(PAGE_WORDS) {
-            *std::hint::black_box(&mut page[0]) = 0;
-        }
+    fn new(slots: usize) -> Result<Self> {
+        let words = filled(slots * 4 + LINE_WORDS, 0_u64)?;
         let first = words.as_ptr().align_offset(LINE_WORDS * 8).min(LINE_WORDS);
-        Self { words, first, mask: slots - 1, shift: 64 - slots.trailing_zeros() }
+        Ok(Self { words, first, slots, shift: 64 - slots.trailing_zeros() })
     }
 
     fn all(&self) -> &[Entry] {
-        self.words[self.first..][..(self.mask + 1) * 4].as_chunks().0
+        self.words[self.first..][..self.slots * 4].as_chunks().0
     }
 
     fn all_mut(&mut self) -> &mut [Entry] {
-        self.words[self.first..][..(self.mask + 1) * 4].as_chunks_mut().0
+        self.words[self.first..][..self.slots * 4].as_chunks_mut().0
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the shift leaves a slot's number")]
@@ -186,7 +189,7 @@ impl Entries {
 
     /// Puts an entry that is not there yet into the first free slot from its home.
     fn place(&mut self, entry: Entry) {
-        let (mut slot, mask) = (self.home(hash([entry[0], entry[1]])), self.mask);
+        let (mut slot, mask) = (self.home(hash([entry[0], entry[1]])), self.slots - 1);
         let entries = self.all_mut();
         while entries[slot][1] != 0 {
             slot = (slot + 1) & mask;
@@ -257,7 +260,7 @@ mod tests {
         for number in 0..40_000_usize {
             let word = format!("{number:0width$}", width = 1 + number % 40).into_bytes();
             for _ in 0..=number % 3 {
-                table.add(&word, 2);
+                table.add(&word, 2).unwrap();
             }
             expected.push((word, 2 * (number % 3 + 1) as u64));
         }
@@ -275,9 +278,9 @@ mod tests {
     #[test]
     fn bytes_of_zero_and_ends_of_the_text_are_told_apart() {
         let mut table = Table::default();
-        table.count(b"a\0\0b\0", 0, &[1, 2, 4, 5]);
-        table.count(b"a", 0, &[1]);
-        table.count(b"aa\0", 1, &[3]);
+        table.count(b"a\0\0b\0", 0, &[1, 2, 4, 5]).unwrap();
+        table.count(b"a", 0, &[1]).unwrap();
+        table.count(b"aa\0", 1, &[3]).unwrap();
         let expected =
             [(&b"\0"[..], 2), (b"\0b", 1), (b"a", 2), (b"a\0", 1)].map(|(w, n)| (w.to_vec(), n));
         assert_eq!(words(&table), expected);

@@ -6,6 +6,8 @@ use rayon::prelude::*;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::words::{Cell, Pair, Words};
+use crate::error::Result;
+use crate::memory::filled;
 
 /// A pair that was found: its count, and its places, rising.
 #[derive(Debug)]
@@ -67,7 +69,7 @@ pub(super) fn byte_pairs<C: Cell>(
     lens: &[u32],
     threads: &ThreadPool,
     threshold: impl FnOnce(u64) -> u64,
-) -> (u64, Vec<Found>) {
+) -> Result<(u64, Vec<Found>)> {
     census(words, lens, threads, &Numbering::Bytes, threshold)
 }
 
@@ -77,7 +79,7 @@ pub(super) fn all_pairs<C: Cell>(
     lens: &[u32],
     threads: &ThreadPool,
     threshold: u64,
-) -> Vec<Found> {
+) -> Result<Vec<Found>> {
     let mut counts: FxHashMap<Pair, u64> = FxHashMap::default();
     words.for_each_pair(0, words.len(), lens, |_, left, right, weight| {
         *counts.entry((left, right)).or_default() += weight;
@@ -92,10 +94,10 @@ pub(super) fn listed_pairs<C: Cell>(
     lens: &[u32],
     threads: &ThreadPool,
     pairs: impl IntoIterator<Item = Pair>,
-) -> Vec<Found> {
+) -> Result<Vec<Found>> {
     let pairs: FxHashSet<Pair> = pairs.into_iter().collect();
     let numbers = Numbering::Listed(pairs.into_iter().zip(0..).collect());
-    census(words, lens, threads, &numbers, |_| 0).1
+    Ok(census(words, lens, threads, &numbers, |_| 0)?.1)
 }
 
 fn census<C: Cell>(
@@ -104,7 +106,7 @@ fn census<C: Cell>(
     threads: &ThreadPool,
     numbers: &Numbering,
     threshold: impl FnOnce(u64) -> u64,
-) -> (u64, Vec<Found>) {
+) -> Result<(u64, Vec<Found>)> {
     let stretches = words.stretches(threads.current_num_threads());
     let tallies: Vec<Vec<Tally>> = threads.install(|| {
         stretches
@@ -130,7 +132,7 @@ fn census<C: Cell>(
     for number in 0..numbers.len() {
         let count = count_of(number);
         let number_of_places = tallies.iter().map(|tallies| tallies[number].places as usize).sum();
-        places.push(if count >= threshold { vec![0; number_of_places] } else { Vec::new() });
+        places.push(if count >= threshold { filled(number_of_places, 0)? } else { Vec::new() });
     }
     let mut windows: Vec<Vec<&mut [u32]>> =
         stretches.iter().map(|_| Vec::with_capacity(numbers.len())).collect();
@@ -159,5 +161,5 @@ fn census<C: Cell>(
             found.push(Found { pair, count, places });
         }
     }
-    (threshold, found)
+    Ok((threshold, found))
 }

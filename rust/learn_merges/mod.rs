@@ -184,7 +184,7 @@ impl<'a, C: Cell> Learner<'a, C> {
         let least = options.min_frequency.max(1);
         let (threshold, found) = census::byte_pairs(&words, &tokens.lens, threads, |highest| {
             (highest / (2 * options.vocab_size as u64)).max(least)
-        });
+        })?;
         let mut pairs = Pairs::new(options.tie_break, threshold);
         for found in found {
             pairs.insert(found.pair, found.count, found.places, &tokens);
@@ -209,32 +209,32 @@ impl<'a, C: Cell> Learner<'a, C> {
         while self.tokens.len() < self.room {
             self.progress.check()?;
             let Some(best) = self.pairs.pop(&self.tokens) else {
-                if self.count_anew() {
+                if self.count_anew()? {
                     continue;
                 }
                 break;
             };
-            self.merge(best);
+            self.merge(best)?;
         }
         Ok((self.tokens, self.merges))
     }
 
     /// Lowers the threshold; false when it was as low as it goes.
-    fn count_anew(&mut self) -> bool {
+    fn count_anew(&mut self) -> Result<bool> {
         let least = self.options.min_frequency.max(1);
         if self.pairs.threshold() <= least {
-            return false;
+            return Ok(false);
         }
         let threshold = (self.pairs.threshold() / 4).max(least);
         self.pairs = Pairs::new(self.options.tie_break, threshold);
-        for found in census::all_pairs(&self.words, &self.tokens.lens, self.threads, threshold) {
+        for found in census::all_pairs(&self.words, &self.tokens.lens, self.threads, threshold)? {
             let count = found.count + self.believed.get(&found.pair).copied().unwrap_or(0);
             self.pairs.insert(found.pair, count, found.places, &self.tokens);
         }
-        true
+        Ok(true)
     }
 
-    fn merge(&mut self, best: Best) {
+    fn merge(&mut self, best: Best) -> Result<()> {
         let (left, right) = best.pair;
         self.merges.push(best.pair);
         let token = [self.tokens.get(left), self.tokens.get(right)].concat();
@@ -249,12 +249,13 @@ impl<'a, C: Cell> Learner<'a, C> {
             right_len: lens[right as usize],
         };
         if known.is_some() {
-            self.merge_into_known(best, joined);
+            self.merge_into_known(best, joined)
         } else {
             self.tokens.push(&token);
             self.symbols.insert(token, merged);
             self.progress.add(1);
             self.merge_into_new(best, joined);
+            Ok(())
         }
     }
 

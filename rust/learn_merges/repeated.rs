@@ -10,6 +10,7 @@ use super::census;
 use super::pairs::Best;
 use super::words::{Cell, Joined, Pair};
 use super::{Learner, TieBreak};
+use crate::error::Result;
 
 /// What the merge did to one pair.
 #[derive(Debug, Default)]
@@ -21,7 +22,7 @@ struct Change {
 }
 
 impl<C: Cell> Learner<'_, C> {
-    pub(super) fn merge_into_known(&mut self, mut best: Best, joined: Joined) {
+    pub(super) fn merge_into_known(&mut self, mut best: Best, joined: Joined) -> Result<()> {
         let Joined { left: a, right: b, merged: m, .. } = joined;
         let places = self.turn(&mut best);
         let mut changes: FxHashMap<Pair, Change> = FxHashMap::default();
@@ -55,16 +56,14 @@ impl<C: Cell> Learner<'_, C> {
                 unlisted.insert(pair, change.places);
             }
         }
-        if !unlisted.is_empty() {
-            self.list(unlisted);
-        }
+        if unlisted.is_empty() { Ok(()) } else { self.list(unlisted) }
     }
 
     /// Counts pairs that were too rare to be listed, and lists those that no longer are. They have
     /// just arisen at the places given, and may have been elsewhere before.
-    fn list(&mut self, arisen: FxHashMap<Pair, Vec<u32>>) {
+    fn list(&mut self, arisen: FxHashMap<Pair, Vec<u32>>) -> Result<()> {
         let pairs = arisen.keys().copied();
-        let found = census::listed_pairs(&self.words, &self.tokens.lens, self.threads, pairs);
+        let found = census::listed_pairs(&self.words, &self.tokens.lens, self.threads, pairs)?;
         for found in found {
             let count = found.count + self.believed.get(&found.pair).copied().unwrap_or(0);
             if count < self.pairs.threshold() {
@@ -88,5 +87,6 @@ impl<C: Cell> Learner<'_, C> {
                 }
             }
         }
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::count_pretokens::PretokenCounts;
 use crate::error::{Error, Result};
-use crate::memory_hints::prefetch;
+use crate::memory::{filled, prefetch};
 use crate::progress::Progress;
 
 /// How far ahead of a merge the cells it will touch are asked for.
@@ -112,7 +112,7 @@ impl<C: Cell> Words<C> {
                  can be learned from at once; use less text"
             )));
         }
-        let mut cells = vec![C::SENTINEL; total];
+        let mut cells = filled(total, C::SENTINEL)?;
         let mut parts = Vec::with_capacity(sizes.len());
         let mut rest = &mut cells[..];
         for (size, words) in sizes.into_iter().zip(order.chunks(stripe)) {

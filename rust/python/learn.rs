@@ -1,5 +1,6 @@
 //! `_core.Learner`: files or texts → a tokenizer.
 
+use std::io;
 use std::path::PathBuf;
 use std::slice;
 use std::time::{Duration, Instant};
@@ -133,7 +134,7 @@ impl Learner {
         ThreadPoolBuilder::new()
             .num_threads(self.num_threads)
             .build()
-            .map_err(|error| Error::Internal(format!("cannot start threads: {error}")))
+            .map_err(|why| Error::Io { path: "new threads".into(), source: io::Error::other(why) })
     }
 
     fn learn(

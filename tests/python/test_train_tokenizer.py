@@ -300,3 +300,22 @@ def test_ctrl_c_is_answered_at_once(tmp_path):
         sent = time.monotonic()
         assert process.stdout.readline() == "stopped\n"
         assert time.monotonic() - sent < 0.5, "0.2 s, and as much for a busy machine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits its memory as Linux does")
+def test_no_memory_left_is_an_exception():
+    script = (
+        "import lmkit, pathlib, resource\n"
+        "pages = int(pathlib.Path('/proc/self/statm').read_text().split()[0])\n"
+        "limit = pages * resource.getpagesize() + (300 << 20)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "texts = (' '.join(f'{i:x}and{j:x}withmore' for j in range(20_000)) for i in range(400))\n"
+        "try:\n"
+        "    lmkit.Tokenizer.train(texts=texts, vocab_size=1000, num_threads=2)\n"
+        "except MemoryError as error:\n"
+        "    print(error)\n"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", script], check=True, timeout=60, capture_output=True, text=True
+    ).stdout
+    assert output.startswith("out of memory: ")

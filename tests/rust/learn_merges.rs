@@ -21,8 +21,8 @@ fn options(vocab_size: usize, tie_break: TieBreak) -> LearnOptions {
 fn learn(counts: &Counts, options: &LearnOptions, threads: usize) -> Result<Learned> {
     let mut counters: Vec<_> = (0..threads).map(|_| PretokenCounter::default()).collect();
     for (index, (word, &count)) in counts.iter().enumerate() {
-        counters[index % threads].add(word, count / 2);
-        counters[index * 7 / 3 % threads].add(word, count - count / 2);
+        counters[index % threads].add(word, count / 2).unwrap();
+        counters[index * 7 / 3 % threads].add(word, count - count / 2).unwrap();
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     learn_merges(PretokenCounts::new(counters), options, &pool, &Progress::default())
@@ -271,7 +271,7 @@ fn a_text_without_pairs_gives_the_bytes() {
 #[test]
 fn a_cancelled_learner_stops() {
     let mut counter = PretokenCounter::default();
-    counter.add(b"words", 1);
+    counter.add(b"words", 1).unwrap();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let progress = Progress::default();
     progress.cancel();
@@ -292,7 +292,7 @@ fn counting_text_counts_every_pretoken() {
     loop {
         let filled = scanner.fill(&mut ends).unwrap();
         for &end in &ends[..filled] {
-            by_hand.add(&text.as_bytes()[start..end], 1);
+            by_hand.add(&text.as_bytes()[start..end], 1).unwrap();
             start = end;
         }
         pretokens += filled as u64;

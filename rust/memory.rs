@@ -1,7 +1,27 @@
-//! What the program knows about its next memory accesses, told to the machine: lines it will soon
-//! read, tables it will read everywhere. Hints alone; nothing depends on whether they are taken.
+//! Memory: large tables that are an error where there is no room for them, on huge pages where the
+//! system has some, and hints about what will be read next.
 
 #![expect(unsafe_code, reason = "prefetching and madvise take addresses")]
+
+use crate::error::{Error, Result};
+
+/// `len` times `value`; `vec!` would end the process where there is no room.
+pub(crate) fn filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    reserve(&mut all, len)?;
+    use_huge_pages(all.spare_capacity_mut());
+    all.resize(len, value);
+    Ok(all)
+}
+
+/// Makes room for `more`.
+#[inline]
+pub(crate) fn reserve<T>(all: &mut Vec<T>, more: usize) -> Result<()> {
+    // Exact at first: much is allocated once, at its final size.
+    let reserved = if all.is_empty() { all.try_reserve_exact(more) } else { all.try_reserve(more) };
+    let bytes = all.len().saturating_add(more).saturating_mul(size_of::<T>());
+    reserved.map_err(|_| Error::OutOfMemory { bytes })
+}
 
 /// Asks for the cache line of `slice[index]`; any index may be given.
 #[inline]
@@ -18,7 +38,7 @@ pub(crate) fn prefetch<T>(slice: &[T], index: usize) {
 }
 
 /// Asks for huge pages behind `slice`, where it is larger than one.
-pub(crate) fn use_huge_pages<T>(slice: &mut [T]) {
+fn use_huge_pages<T>(slice: &mut [T]) {
     #[cfg(target_os = "linux")]
     {
         const HUGE: usize = 2 << 20;
