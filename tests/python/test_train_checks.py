@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import lmkit
 from lmkit.errors import (
     LmkitError,
     MalformedError,
@@ -15,6 +16,7 @@ from lmkit.errors import (
     TrainingError,
     UsageError,
 )
+from lmkit.lm import training_data
 from lmkit.lm.checkpoint import checkpoints_in
 from lmkit.lm.trainer import Trainer
 from tiny_run import make_inputs, settings, train
@@ -94,11 +96,32 @@ def test_an_unknown_device(inputs: dict[str, str], tmp_path: Path):
     assert refused(inputs, tmp_path / "run", device="abacus").exit_code == 2
 
 
+def tokenized(folder: Path, vocab_path: str | Path, merges_path: str) -> Path:
+    (folder / "text.txt").write_text("what there is to learn, " * 40)
+    tokenizer = lmkit.Tokenizer.from_files(vocab_path, merges_path)
+    lmkit.tokenize(folder / "text.txt", folder / "text.npy", tokenizer)
+    return folder / "text.npy"
+
+
+def test_the_sidecar_of_untouched_data_spares_the_pass_over_it(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    text = str(tokenized(tmp_path, inputs["vocab_path"], inputs["merges_path"]))
+    read: list[object] = []
+    monkeypatch.setattr(training_data, "_read_through", lambda *_: read.append(1) or "hash")
+    train({**inputs, "train_data": text, "val_data": None}, tmp_path / "run", max_iters=1)
+    assert not read
+    Path(text).touch()
+    train({**inputs, "train_data": text, "val_data": None}, tmp_path / "again", max_iters=1)
+    assert read
+
+
 def test_data_of_another_tokenizer(inputs: dict[str, str], tmp_path: Path):
     """The sidecar says which tokenizer made the data."""
-    np.save(tmp_path / "text.npy", np.zeros(100, "<i4"))
-    sidecar = {"dtype": "int32", "tokens": 100, "tokenizer": "0123"}
-    (tmp_path / "text.npy.json").write_text(json.dumps(sidecar))
+    other = json.loads(Path(inputs["vocab_path"]).read_text())
+    other["zz"] = 300
+    (tmp_path / "other.vocab").write_text(json.dumps(other))
+    tokenized(tmp_path, tmp_path / "other.vocab", inputs["merges_path"])
     error = refused(inputs, tmp_path / "run", train_data=str(tmp_path / "text.npy"))
     assert isinstance(error, MismatchError)
     assert error.exit_code == 5

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -135,15 +136,32 @@ def test_a_folder_one_may_not_write(tmp_path: Path):
         RunFolder(str(tmp_path / "run"), silence)
 
 
-def test_many_runs_started_at_once_one_gets_the_folder(tmp_path: Path):
-    script = HOLD.replace("time.sleep(60)", "time.sleep(3)")
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path / "run")],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )
-        for _ in range(3)
-    ]  # fmt: skip
-    deadline = time.monotonic() + 60
-    said = [run.communicate(timeout=deadline - time.monotonic())[0] for run in runs]
-    assert "holding\n" in said
+def test_of_many_runs_started_at_once_one_gets_the_folder(tmp_path: Path):
+    """Also while closing runs remove the folder they made; each opening is a run of its own."""
+    together = threading.Barrier(8)
+    inside, most, opened = 0, 0, 0
+    turn = threading.Lock()
+
+    def run() -> None:
+        nonlocal inside, most, opened
+        for _ in range(50):
+            together.wait()
+            try:
+                folder = RunFolder(str(tmp_path / "run"), silence)
+            except SystemRefusedError:
+                continue
+            with turn:
+                inside, opened = inside + 1, opened + 1
+                most = max(most, inside)
+            time.sleep(0.001)
+            with turn:
+                inside -= 1
+            folder.close()
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    assert opened >= 50

@@ -121,6 +121,11 @@ def _start(given: TrainConfig | Mapping[str, object], report: Report) -> _Start:
     name, state = open_checkpoint(str(typed), folder, report.notice)
     report.line(f"Loading checkpoint from {name}", event="loading", path=name)
     config = resumed_config(settings, state, name, report.notice)
+    if config.lr_schedule != "constant" and config.max_iters > config.schedule_iters:
+        report.notice(
+            f"the schedule keeps its {config.schedule_iters:,} iterations, after which the "
+            f"learning rate stays at {config.min_lr:g}; --lr_decay_iters stretches it"
+        )
     given_tokenizer = any(settings.get(flag) for flag in TOKENIZER_FLAGS)
     return _Start(_with_schedule_fixed(config), given_tokenizer, name, state)
 
