@@ -273,11 +273,14 @@ def test_the_latest_that_verifies_is_taken(
     assert_same_checkpoints(halfway / "checkpoint_20.pt", straight / "checkpoint_20.pt")
 
 
-def test_resuming_a_finished_run_changes_nothing(straight: Path, tmp_path: Path):
+def test_resuming_a_finished_run_changes_nothing(
+    straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     run = tmp_path / "run"
     shutil.copytree(straight, run)
     before = (run / "checkpoint_20.pt").stat().st_mtime_ns
     resume(run)
+    assert "nothing is left to do" in capsys.readouterr().err
     assert (run / "checkpoint_20.pt").stat().st_mtime_ns == before
     assert losses(run) == losses(straight)
 

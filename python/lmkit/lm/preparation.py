@@ -121,13 +121,23 @@ def _start(given: TrainConfig | Mapping[str, object], report: Report) -> _Start:
     name, state = open_checkpoint(str(typed), folder, report.notice)
     report.line(f"Loading checkpoint from {name}", event="loading", path=name)
     config = resumed_config(settings, state, name, report.notice)
-    if config.lr_schedule != "constant" and config.max_iters > config.schedule_iters:
+    _tell_what_has_ended(config, int(state["iteration"]), report)
+    given_tokenizer = any(settings.get(flag) for flag in TOKENIZER_FLAGS)
+    return _Start(_with_schedule_fixed(config), given_tokenizer, name, state)
+
+
+def _tell_what_has_ended(config: TrainConfig, iteration: int, report: Report) -> None:
+    """Say when a resumed run has no steps to take, or a schedule that is over before they are."""
+    if iteration >= config.max_iters:
+        report.notice(
+            f"nothing is left to do: the checkpoint has {iteration:,} iterations and --max_iters "
+            f"is {config.max_iters:,}"
+        )
+    elif config.lr_schedule != "constant" and config.max_iters > config.schedule_iters:
         report.notice(
             f"the schedule keeps its {config.schedule_iters:,} iterations, after which the "
             f"learning rate stays at {config.min_lr:g}; --lr_decay_iters stretches it"
         )
-    given_tokenizer = any(settings.get(flag) for flag in TOKENIZER_FLAGS)
-    return _Start(_with_schedule_fixed(config), given_tokenizer, name, state)
 
 
 def _with_schedule_fixed(config: TrainConfig) -> TrainConfig:
