@@ -208,7 +208,9 @@ impl Tokenizer {
         StreamEncoder::new(self)
     }
 
-    fn encode_checked(
+    /// As [`Tokenizer::encode_into`]; ends with [`Error::Interrupted`] soon after `progress` is
+    /// cancelled.
+    pub fn encode_checked(
         &self,
         text: &str,
         special: SpecialHandling,

@@ -115,6 +115,11 @@ impl TextSource {
         &self.inputs.list
     }
 
+    /// What happens to bytes that are not UTF-8.
+    pub fn errors(&self) -> DecodeErrors {
+        self.options.errors
+    }
+
     /// What the folders hold beside regular, visible files; it is not read.
     pub fn skipped(&self) -> &[PathBuf] {
         &self.inputs.skipped

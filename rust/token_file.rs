@@ -180,7 +180,8 @@ impl TokenWriter {
     pub fn create(path: &Path, dtype: Dtype) -> Result<Self> {
         sweep(path);
         let partial = durable::temporary(path);
-        let mut file = File::create(&partial).map_err(|source| Error::io(path, source))?;
+        // New, so that two threads of one process do not write the same file.
+        let mut file = File::create_new(&partial).map_err(|source| Error::io(path, source))?;
         let header = path.extension().is_some_and(|ending| ending == "npy");
         if header {
             file.write_all(&[0; HEADER_BYTES]).map_err(|source| Error::io(path, source))?;

@@ -7,19 +7,27 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::canonical;
-use crate::encode::{Scratch, Tokenizer};
+use crate::encode::{CACHE_BYTES, Scratch, Tokenizer};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::special_tokens::SpecialHandling;
-use crate::text_source::{Content, Piece, Slice, Slices, Split, TextSource};
+use crate::text_source::{Content, DecodeErrors, Piece, Slice, Slices, Split, TextSource};
 use crate::token_file::{Counts, Dtype, Origin, TokenWriter, check_output};
+
+/// Text in the slices of all threads together.
+const SLICES: usize = 4 << 20;
+
+/// Pretoken caches of all threads together.
+const CACHES: usize = 64 << 20;
+
+/// A buffer is not kept larger than this.
+const LARGEST_KEPT: usize = 4 << 20;
 
 /// What to write, and how.
 #[derive(Debug, Clone)]
@@ -85,7 +93,33 @@ pub fn check(tokenizer: &Tokenizer, source: &TextSource, options: &TokenizeOptio
             return Err(Error::Usage("the output is one of the inputs".to_owned()));
         }
     }
+    check_specials(tokenizer, source, options)?;
     end_id(tokenizer, options).map(drop)
+}
+
+fn check_specials(
+    tokenizer: &Tokenizer,
+    source: &TextSource,
+    options: &TokenizeOptions,
+) -> Result<()> {
+    if let Some(token) = options.end_of_document.as_deref()
+        && !source.has_documents()
+    {
+        return Err(Error::Usage(format!(
+            "--end_of_document {token} has no effect on a single text, which is kept as it is"
+        )));
+    }
+    // Text is cut before it is decoded, so a token that decoding can make would be cut in two.
+    let is_made = |(token, _): &(String, u32)| token.contains(char::REPLACEMENT_CHARACTER);
+    if source.errors() == DecodeErrors::Replace
+        && options.special != SpecialHandling::AsText
+        && tokenizer.special_tokens().iter().any(is_made)
+    {
+        return Err(Error::Usage(
+            "--errors replace cannot be used with a special token that holds U+FFFD".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 fn end_id(tokenizer: &Tokenizer, options: &TokenizeOptions) -> Result<Option<u32>> {
@@ -96,12 +130,27 @@ fn end_id(tokenizer: &Tokenizer, options: &TokenizeOptions) -> Result<Option<u32
     })
 }
 
+/// How many encoder threads there are.
+fn encoders(options: &TokenizeOptions) -> usize {
+    options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// How much text a slice should hold so that all threads' buffers together stay bounded.
+pub fn slice_bytes(threads: Option<usize>) -> usize {
+    let threads = threads.filter(|&threads| threads > 0);
+    let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    (SLICES / threads).clamp(1 << 16, 1 << 20)
+}
+
 /// One slice's ids, on their way from an encoder to the writer.
 #[derive(Default)]
 struct Output {
     number: u64,
     train: Part,
     validation: Part,
+    /// Why there is nothing of this slice; told when its turn comes, so that of several errors
+    /// the first in the text is the one.
+    failure: Option<Error>,
 }
 
 #[derive(Default)]
@@ -114,8 +163,11 @@ impl Output {
     fn clear(&mut self) {
         for part in [&mut self.train, &mut self.validation] {
             part.bytes.clear();
+            // One that a long record has swollen.
+            part.bytes.shrink_to(LARGEST_KEPT);
             part.counts = Counts::default();
         }
+        self.failure = None;
     }
 }
 
@@ -141,14 +193,7 @@ pub fn tokenize_files(
     };
     let mut writers = Writers::create(options)?;
     job.run(&mut writers)?;
-    let documents = writers.counts.0.documents + writers.counts.1.documents;
-    if options.validation.is_some() && documents < 2 {
-        return Err(Error::Usage(
-            "--val_fraction needs several documents, and the text is one; \
-             documents end with <|endoftext|>"
-                .to_owned(),
-        ));
-    }
+    check_split(options, writers.counts.0.documents, writers.counts.1.documents)?;
     let origin = Origin {
         tokenizer: canonical::fingerprint(&tokenizer.parts()),
         vocab_size: tokenizer.vocabulary().size(),
@@ -158,6 +203,25 @@ pub fn tokenize_files(
     summary.skipped = slices.not_text();
     summary.seconds = start.elapsed().as_secs_f64();
     Ok(summary)
+}
+
+/// That validation got something, and training too.
+fn check_split(options: &TokenizeOptions, training: u64, validation: u64) -> Result<()> {
+    let documents = training + validation;
+    let Some((_, fraction)) = &options.validation else { return Ok(()) };
+    if documents < 2 {
+        return Err(Error::Usage(format!(
+            "--val_fraction needs several documents, and the text is one; \
+             within a text, {SEPARATOR} ends a document"
+        )));
+    }
+    if training == 0 || validation == 0 {
+        let side = if training == 0 { "training" } else { "validation" };
+        return Err(Error::Usage(format!(
+            "--val_fraction {fraction} leaves none of the {documents} documents for {side}"
+        )));
+    }
+    Ok(())
 }
 
 /// What to write after each document: `asked`, where an empty text means nothing; by default
@@ -204,53 +268,48 @@ struct Job<'j, 's> {
 
 impl Job<'_, '_> {
     fn run(&self, writers: &mut Writers) -> Result<()> {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let encoders = self.options.threads.unwrap_or(cores);
+        let encoders = encoders(self.options);
         let ring = 3 * encoders;
         let (free, empty) = bounded(ring);
         let (done, full) = bounded(ring);
         for _ in 0..ring {
             let _ = free.send(Output::default());
         }
-        let failure: Mutex<Option<(u64, Error)>> = Mutex::new(None);
         thread::scope(|scope| {
             for _ in 0..encoders {
-                let (empty, done, failure) = (empty.clone(), done.clone(), &failure);
-                scope.spawn(move || {
-                    if let Err((number, error)) = self.encode_slices(&empty, &done) {
-                        keep_first(failure, number, error);
-                    }
-                });
+                let (empty, done) = (empty.clone(), done.clone());
+                let work = move || self.encode_slices(&empty, &done);
+                thread::Builder::new().spawn_scoped(scope, work).map_err(|error| {
+                    Error::Usage(format!("--num_threads {encoders}: cannot start them: {error}"))
+                })?;
             }
             drop((empty, done));
-            write_in_order(&full, &free, writers)
-        })?;
-        let failure = failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        failure.map_or(Ok(()), |(_, error)| Err(error))
+            // Gives up the channels when it ends, so that no encoder waits for it any more.
+            write_in_order(full, free, writers)
+        })
     }
 
-    fn encode_slices(
-        &self,
-        empty: &Receiver<Output>,
-        done: &Sender<Output>,
-    ) -> Result<(), (u64, Error)> {
-        let mut scratch = self.tokenizer.scratch().map_err(|error| (u64::MAX, error))?;
+    fn encode_slices(&self, empty: &Receiver<Output>, done: &Sender<Output>) {
+        let _alarm = Alarm(done);
+        let cache_bytes = (CACHES / encoders(self.options)).clamp(1 << 20, CACHE_BYTES);
+        let mut scratch = self.tokenizer.scratch_with(cache_bytes);
         let (mut slice, mut ids) = (Slice::default(), Vec::new());
-        // Either channel closes early only because writing failed, which the writer tells.
+        // Either channel closes early only because writing has ended.
         while let Ok(mut output) = empty.recv() {
             output.clear();
-            let more = self.slices.next(&mut slice).map_err(|error| (slice.number(), error))?;
-            if !more {
-                break;
-            }
+            let encoded = match (&mut scratch, self.slices.next(&mut slice)) {
+                (_, Ok(false)) => return,
+                (Ok(scratch), Ok(true)) => self.encode(&slice, scratch, &mut ids, &mut output),
+                (_, Err(error)) => Err(error),
+                (Err(_), Ok(true)) => Err(Error::OutOfMemory { bytes: cache_bytes }),
+            };
             output.number = slice.number();
-            self.encode(&slice, &mut scratch, &mut ids, &mut output)
-                .map_err(|error| (slice.number(), error))?;
-            if done.send(output).is_err() {
-                break;
+            output.failure = encoded.err();
+            let failed = output.failure.is_some();
+            if done.send(output).is_err() || failed {
+                return;
             }
         }
-        Ok(())
     }
 
     fn encode(
@@ -262,6 +321,7 @@ impl Job<'_, '_> {
     ) -> Result<()> {
         for piece in slice.pieces() {
             ids.clear();
+            ids.shrink_to(LARGEST_KEPT / 4);
             self.encode_piece(&piece, scratch, ids)?;
             let part = if piece.in_validation { &mut output.validation } else { &mut output.train };
             part.counts.add_ids(ids);
@@ -287,7 +347,8 @@ impl Job<'_, '_> {
     ) -> Result<()> {
         match piece.content {
             Content::Text(text) => {
-                self.tokenizer.encode_into(text, self.options.special, scratch, ids)?;
+                let special = self.options.special;
+                self.tokenizer.encode_checked(text, special, scratch, ids, self.progress)?;
             }
             Content::Byte(byte) => {
                 ids.push(self.tokenizer.vocabulary().byte_ids()[usize::from(byte)]);
@@ -313,24 +374,37 @@ impl Job<'_, '_> {
     }
 }
 
-fn keep_first(failure: &Mutex<Option<(u64, Error)>>, number: u64, error: Error) {
-    let mut kept = failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if kept.as_ref().is_none_or(|(first, _)| number < *first) {
-        *kept = Some((number, error));
+/// Tells the writer of a thread that panicked, whose slice would be waited for in vain.
+struct Alarm<'d>(&'d Sender<Output>);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let failure = Some(Error::Internal("an encoder thread panicked".to_owned()));
+            let _ = self.0.send(Output { number: u64::MAX, failure, ..Output::default() });
+        }
     }
 }
 
 /// Writes outputs by rising number and gives their buffers back, until the encoders have gone.
 fn write_in_order(
-    full: &Receiver<Output>,
-    free: &Sender<Output>,
+    full: Receiver<Output>,
+    free: Sender<Output>,
     writers: &mut Writers,
 ) -> Result<()> {
     let mut waiting = BTreeMap::new();
     let mut next = 0;
-    for output in full {
+    for mut output in full {
+        if output.number == u64::MAX
+            && let Some(error) = output.failure.take()
+        {
+            return Err(error);
+        }
         waiting.insert(output.number, output);
-        while let Some(output) = waiting.remove(&next) {
+        while let Some(mut output) = waiting.remove(&next) {
+            if let Some(error) = output.failure.take() {
+                return Err(error);
+            }
             writers.write(&output)?;
             next += 1;
             let _ = free.send(output);

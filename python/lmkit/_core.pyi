@@ -123,7 +123,7 @@ class TokenizeJob:
         errors: str,
         text_field: str | None,
         max_record_bytes: int,
-        slice_bytes: int,
+        slice_bytes: int | None,
     ) -> TokenizeJob: ...
     @property
     def files(self) -> int: ...

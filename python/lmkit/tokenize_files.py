@@ -8,9 +8,6 @@ from lmkit import _core
 from lmkit.errors import UsageError
 from lmkit.tokenizer import Path, Tokenizer
 
-# About how much text an encoder thread takes at a time (measured best of 256 KB to 4 MB).
-SLICE_BYTES = 1 << 20
-
 
 def tokenize(
     inputs: Path | Sequence[Path],
@@ -89,7 +86,7 @@ def plan(
     *,
     method: str = "streaming",
     val_output: Path | None = None,
-    slice_bytes: int = SLICE_BYTES,
+    slice_bytes: int | None = None,
     **options: Any,  # noqa: ANN401 - those of `tokenize`, passed on
 ) -> _core.TokenizeJob:
     """The job that :func:`tokenize` would run, checked; nothing is read or written yet."""

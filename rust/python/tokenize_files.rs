@@ -10,7 +10,7 @@ use super::tokenizer::{Tokenizer, handling};
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::text_source::{DecodeErrors, SourceOptions, TextSource};
-use crate::token_file::{Counts, Dtype};
+use crate::token_file::{self, Counts, Dtype};
 use crate::tokenize_files::{self, TokenizeOptions};
 
 /// A checked job.
@@ -45,16 +45,19 @@ impl TokenizeJob {
         errors: &str,
         text_field: Option<String>,
         max_record_bytes: u64,
-        slice_bytes: usize,
+        slice_bytes: Option<usize>,
     ) -> PyResult<Self> {
         let reading = SourceOptions {
             errors: DecodeErrors::new(errors)?,
             text_field,
             max_record_bytes,
-            slice_bytes,
+            slice_bytes: slice_bytes.unwrap_or_else(|| tokenize_files::slice_bytes(num_threads)),
         };
         let mut source = TextSource::new(&inputs, reading)?;
+        let outputs = [&output, &val_output];
+        let beside = outputs.map(|path| token_file::sidecar(path));
         source.leave_out(&[output.clone(), val_output.clone()]);
+        source.leave_out(&beside);
         let inner = tokenizer.get().inner();
         let options = TokenizeOptions {
             output,
