@@ -1,6 +1,7 @@
 """Before the first step: whatever does not fit is refused in one sentence, and nothing is left."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,13 @@ from lmkit.errors import (
 from lmkit.lm import training_data
 from lmkit.lm.checkpoint import checkpoints_in
 from lmkit.lm.trainer import Trainer
-from tiny_run import make_inputs, settings, train
+from tiny_run import make_inputs, one_thread, settings, train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

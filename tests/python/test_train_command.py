@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from tiny_run import (
     flags,
     losses,
     make_inputs,
+    one_thread,
     run_command,
     settings,
 )
@@ -45,6 +47,12 @@ SMALLER = shlex.split(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the files the original commands name."""
@@ -67,8 +75,8 @@ def lmkit_train(*words: str) -> int:
     return result if isinstance(result, int) else 0
 
 
-def test_the_original_commands_run_as_they_stand(here: Path):
-    """In a process of their own; only smaller numbers are appended."""
+def test_the_original_commands_run_as_they_stand(here: Path, capsys: pytest.CaptureFixture[str]):
+    """Only smaller numbers are appended. The first has a process of its own."""
     first = run_command(*ORIGINAL, *SMALLER, folder=here)
     assert first.returncode == 0, first.stderr
     count = 2 * 10_000 * 16 + 4 * 16 * 16 + 3 * 16 * 24 + 3 * 16
@@ -94,9 +102,8 @@ def test_the_original_commands_run_as_they_stand(here: Path):
     for line, pattern in zip(lines, expected, strict=True):
         assert re.fullmatch(pattern, line), line
 
-    second = run_command(*RESUMING, "--max_iters", "12", folder=here)
-    assert second.returncode == 0, second.stderr
-    assert "Saving checkpoint to ./checkpoints/checkpoint_12.pt\n" in second.stdout
+    assert lmkit_train(*RESUMING, "--max_iters", "12") == 0
+    assert "Saving checkpoint to ./checkpoints/checkpoint_12.pt\n" in capsys.readouterr().out
     assert list(losses(here / "checkpoints")) == list(range(1, 13))
 
 

@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,21 @@ import torch
 
 from lmkit.lm.trainer import Trainer
 
-# Steps of a millisecond: a second thread spends more than that waiting when the machine is busy.
-torch.set_num_threads(1)
-
 ENDOFTEXT = "<|endoftext|>"
 SHAPE = {"vocab_size": 257, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 24}
 SIZES = {"max_seq_len": 16, "batch_size": 4, "context_length": 16, "learning_rate": 1e-2}
 INTERVALS = {"log_interval": 5, "eval_interval": 5, "save_interval": 10, "num_eval_batches": 2}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: in steps of a millisecond a second one mostly waits for its turn."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def byte_spellings() -> list[str]:
