@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from lmkit.cli.options import Command
-from lmkit.errors import UsageError
+from lmkit.errors import MissingFileError, UsageError
 
 SEPARATOR = "<|endoftext|>"
 # Enough text that 300 steps of 1,024 tokens see no window twice, little enough to read in a second.
@@ -139,6 +139,8 @@ def command(
       lmkit demo
       lmkit demo --data_path my_book.txt --steps 1000
     """  # noqa: D301 - \b is click's mark for lines to keep
+    if data_path is not None and not data_path.exists():
+        raise MissingFileError(f"{data_path}: no such file or folder")
     start = time.perf_counter()
     _prepare(output_path, force=force)
     guide = _Guide(as_json=as_json, quiet=quiet)

@@ -1,0 +1,108 @@
+"""Help: the same as the golden texts, quick, and without what only the work itself needs.
+
+``LMKIT_UPDATE_GOLDEN=1 pytest tests/python/test_help.py`` writes the texts anew.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from lmkit.cli import COMMANDS, main
+from lmkit.config import TrainConfig, settings
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "help"
+
+
+def help_of(*words: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if "LMKIT" not in name}
+    done = subprocess.run(
+        [sys.executable, "-m", "lmkit", *words, "--help"],
+        env=environment | {"COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["lmkit", *COMMANDS])
+def test_help_is_the_golden_text(name):
+    said = help_of(*([] if name == "lmkit" else [name]))
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("LMKIT_UPDATE_GOLDEN") == "1":
+        path.write_text(said, encoding="utf-8")
+    assert said == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_teaches(name):
+    said = help_of(name)
+    assert "Example" in said
+    assert f"lmkit {name} " in said.partition("Example")[2]
+    assert max(map(len, said.splitlines())) <= 100
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    for option in command.params:
+        assert isinstance(option, click.Option)
+        assert option.help
+        assert option.help[0].isupper()
+        for flag in (*option.opts, *option.secondary_opts):
+            assert "-" not in flag.lstrip("-"), f"{flag} is not spelt with underscores"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_the_options_that_all_have(name):
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    flags = {flag for option in command.params for flag in option.opts}
+    assert {"--json", "--quiet", "--config"} <= flags
+
+
+def test_train_has_a_flag_for_every_setting():
+    command = main.get_command(click.Context(main), "train")
+    assert command is not None
+    flags = {flag for option in command.params for flag in option.opts}
+    assert {one.flag for one in settings(TrainConfig).values()} | {"--preset"} <= flags
+
+
+@pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)], ids=str)
+def test_help_loads_no_torch(words):
+    code = (
+        "import sys; sys.argv = ['lmkit', *sys.argv[1:]]\n"
+        "from lmkit.__main__ import run\n"
+        "try: run()\n"
+        "except SystemExit: print(*{'torch', 'numpy', 'rich'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_importing_lmkit_loads_none_of_the_heavy_ones():
+    code = "import sys, lmkit; print(*{'torch', 'numpy', 'click', 'rich'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
+def test_help_comes_at_once():
+    def seconds() -> float:
+        start = time.perf_counter()
+        help_of("train")
+        return time.perf_counter() - start
+
+    # The best of a few: the promise is about lmkit, not about what else the machine does.
+    assert min(seconds() for _ in range(5)) < 0.4
+
+
+def test_no_command_at_all_shows_the_help():
+    done = subprocess.run(
+        [sys.executable, "-m", "lmkit"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("Usage: lmkit ")
