@@ -16,6 +16,8 @@ WORDS = ("small", "cat", "house", "happy", "old", "dog", "tree", "bird", "red", 
 
 def lmkit(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if "LMKIT" not in name}
+    # Compiling and threads cost such tiny models more than they save.
+    environment |= {"LMKIT_TRAIN_COMPILE": "off", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-m", "lmkit", *words],
         env=environment,
@@ -63,6 +65,7 @@ def test_the_demo_makes_what_it_says(demo):
             assert (folder / line.strip()).exists()
 
 
+@pytest.mark.slow
 def test_the_commands_shown_can_be_typed(demo, stories, tmp_path):
     folder, said = demo
     (tmp_path / "lmkit-demo").mkdir()
@@ -113,6 +116,7 @@ def test_a_damaged_checkpoint_exits_with_5(demo, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stories")
 def test_the_demo_speaks_json(tmp_path):
     done = lmkit("demo", "--data_path", "stories.txt", "--steps", "1", "--json", cwd=tmp_path)
