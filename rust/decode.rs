@@ -7,27 +7,43 @@
 use std::str;
 
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 use crate::vocabulary::Vocabulary;
 
+/// Ids decoded between two looks at whether to stop.
+const ROUND: usize = 1 << 16;
+
 /// The bytes that `ids` stand for, end to end.
-pub fn decode_bytes(
+pub fn decode_bytes(vocabulary: &Vocabulary, ids: &[impl Copy + Into<i64>]) -> Result<Vec<u8>> {
+    decode_watched(vocabulary, ids, &Progress::default())
+}
+
+/// The bytes that `ids` stand for, end to end; ends with [`Error::Interrupted`] soon after
+/// `progress` is cancelled.
+pub fn decode_watched(
     vocabulary: &Vocabulary,
-    ids: impl IntoIterator<Item = i64>,
+    ids: &[impl Copy + Into<i64>],
+    progress: &Progress,
 ) -> Result<Vec<u8>> {
-    let ids = ids.into_iter();
+    let unknown =
+        |index: usize| Error::UnknownId { id: ids[index].into(), index, len: vocabulary.len() };
     let mut bytes = Vec::new();
-    bytes
-        .try_reserve(ids.size_hint().0.saturating_mul(4))
-        .map_err(|_| Error::OutOfMemory { bytes: ids.size_hint().0.saturating_mul(4) })?;
-    for (index, id) in ids.enumerate() {
-        let token = u32::try_from(id).ok().and_then(|id| vocabulary.token(id));
-        let token = token.ok_or_else(|| Error::UnknownId { id, index, len: vocabulary.len() })?;
-        if bytes.capacity() - bytes.len() < token.len() {
-            bytes
-                .try_reserve(token.len())
-                .map_err(|_| Error::OutOfMemory { bytes: bytes.len() + token.len() })?;
+    for (round, part) in ids.chunks(ROUND).enumerate() {
+        progress.check()?;
+        let mut needed = 0;
+        for (place, id) in part.iter().enumerate() {
+            let id = u32::try_from((*id).into()).ok();
+            let token = id.and_then(|id| vocabulary.token(id));
+            needed += token.ok_or_else(|| unknown(round * ROUND + place))?.len();
         }
-        bytes.extend_from_slice(token);
+        bytes
+            .try_reserve(needed)
+            .map_err(|_| Error::OutOfMemory { bytes: bytes.len() + needed })?;
+        for id in part {
+            // The first loop has seen that all are known.
+            let token = u32::try_from((*id).into()).ok().and_then(|id| vocabulary.token(id));
+            bytes.extend_from_slice(token.unwrap_or_default());
+        }
     }
     Ok(bytes)
 }

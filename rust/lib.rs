@@ -14,6 +14,7 @@ pub mod merge;
 mod pretoken_cache;
 pub mod pretokenize;
 pub mod progress;
+mod regex_dialect;
 pub mod special_tokens;
 pub mod text_source;
 pub mod token_file;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::byte_alphabet::unspell;
 use crate::error::{Error, Result};
+use crate::regex_dialect::to_ruby;
 use crate::vocabulary::Vocabulary;
 use crate::vocabulary_files::{Entries, OrderedEntries, TokenizerParts, malformed};
 
@@ -35,6 +36,7 @@ struct File {
 }
 
 #[derive(Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "the fields of the format")]
 struct Added {
     id: u32,
     content: String,
@@ -44,6 +46,8 @@ struct Added {
     lstrip: bool,
     #[serde(default)]
     rstrip: bool,
+    #[serde(default)]
+    normalized: bool,
 }
 
 #[derive(Deserialize)]
@@ -121,11 +125,35 @@ fn unsupported(file: &File) -> Option<String> {
             "takes whole words before merging (ignore_merges), which lmkit does not".into(),
         );
     }
+    if let Some((first, second)) = overlapping_kinds(&file.added_tokens) {
+        return Some(format!(
+            "added tokens {first:?} and {second:?} may overlap, and only one of them is \
+             \"normalized\": which one wins depends on the order of two searches, which lmkit does \
+             not have"
+        ));
+    }
     let odd = file.added_tokens.iter().find(|t| t.single_word || t.lstrip || t.rstrip)?;
     Some(format!(
         "added token {:?} strips or matches whole words, which lmkit does not",
         odd.content
     ))
+}
+
+/// Two added tokens that can overlap in a text and are searched for one kind after the other.
+fn overlapping_kinds(added: &[Added]) -> Option<(&str, &str)> {
+    let overlap = |one: &str, other: &str| {
+        one.contains(other)
+            || other.contains(one)
+            || (1..one.len().min(other.len())).any(|shared| {
+                one.as_bytes().ends_with(&other.as_bytes()[..shared])
+                    || other.as_bytes().ends_with(&one.as_bytes()[..shared])
+            })
+    };
+    let (late, early): (Vec<_>, Vec<_>) = added.iter().partition(|token| token.normalized);
+    late.iter().find_map(|one| {
+        let other = early.iter().find(|other| overlap(&one.content, &other.content))?;
+        Some((one.content.as_str(), other.content.as_str()))
+    })
 }
 
 /// The pattern's name or regular expression, from the pre-tokenizer.
@@ -149,18 +177,24 @@ fn pattern_of(pre_tokenizer: &Value) -> Result<String, String> {
                 && split["invert"] == false
                 && byte_level(last, false) =>
         {
-            let regex = split["pattern"]["Regex"].as_str();
-            regex.map(named).ok_or_else(|| "splits by a string, which lmkit does not".into())
+            match split["pattern"]["Regex"].as_str() {
+                Some(regex) => named(regex),
+                None => Err("splits by a string, which lmkit does not".into()),
+            }
         }
         _ => Err("its pre-tokenizer is not byte-level splitting by one pattern".into()),
     }
 }
 
-fn named(regex: &str) -> String {
+/// The name of a known pattern, or one that means to us what it means to Hugging Face.
+fn named(regex: &str) -> Result<String, String> {
     match regex {
-        CL100K_RUBY => "cl100k".into(),
-        O200K_RUBY => "o200k".into(),
-        other => other.into(),
+        CL100K_RUBY => Ok("cl100k".into()),
+        O200K_RUBY => Ok("o200k".into()),
+        _ if to_ruby(regex).as_deref() == Ok(regex) => Ok(regex.into()),
+        _ => {
+            Err(format!("its pattern {regex:?} holds what Hugging Face and lmkit read differently"))
+        }
     }
 }
 
@@ -201,12 +235,28 @@ fn vocabulary_of(path: &Path, file: &File) -> Result<Vocabulary> {
     })
 }
 
+/// How `pattern` splits in Hugging Face's terms; or why there are none.
+pub(crate) fn splitter(pattern: &str) -> Result<Value, String> {
+    let regex = match pattern {
+        "gpt2" => return Ok(byte_level(true)),
+        "cl100k" => CL100K_RUBY.to_owned(),
+        "o200k" => O200K_RUBY.to_owned(),
+        regex => to_ruby(regex).map_err(|culprit| {
+            format!("its pattern has {culprit}, which Hugging Face's regular expressions read differently")
+        })?,
+    };
+    let split = json!({
+        "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false,
+    });
+    Ok(json!({ "type": "Sequence", "pretokenizers": [split, byte_level(false)] }))
+}
+
 /// The bytes of a `tokenizer.json`.
 pub(crate) fn write(
     entries: &Entries,
     merges: &[(String, String)],
     special_tokens: &[(String, u32)],
-    pattern: &str,
+    splitter: &Value,
 ) -> serde_json::Result<Vec<u8>> {
     let vocab: serde_json::Map<String, Value> =
         entries.iter().map(|(key, id)| (key.clone(), json!(id))).collect();
@@ -225,7 +275,7 @@ pub(crate) fn write(
         "padding": null,
         "added_tokens": added,
         "normalizer": null,
-        "pre_tokenizer": pre_tokenizer(pattern),
+        "pre_tokenizer": splitter,
         "post_processor": null,
         "decoder": byte_level(true),
         "model": {
@@ -246,19 +296,6 @@ pub(crate) fn write(
 
 fn byte_level(splits: bool) -> Value {
     json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits })
-}
-
-fn pre_tokenizer(pattern: &str) -> Value {
-    let regex = match pattern {
-        "gpt2" => return byte_level(true),
-        "cl100k" => CL100K_RUBY,
-        "o200k" => O200K_RUBY,
-        regex => regex,
-    };
-    let split = json!({
-        "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false,
-    });
-    json!({ "type": "Sequence", "pretokenizers": [split, byte_level(false)] })
 }
 
 /// `entries` as one JSON object, in their order.

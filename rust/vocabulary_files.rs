@@ -98,7 +98,12 @@ pub fn read_pair(
             let ids: FxHashMap<&str, u32> =
                 entries.iter().map(|(key, id)| (key.as_str(), *id)).collect();
             let next = entries.iter().map(|(_, id)| *id as usize + 1).max().unwrap_or(0);
-            number_specials(named, next, |token| ids.get(token).copied())?
+            // Spelt as any token, else as itself; but one character is the spelling of a byte.
+            let known = |token: &str| {
+                let as_text = || ids.get(token).filter(|_| token.chars().nth(1).is_some());
+                ids.get(spell(token.as_bytes()).as_str()).or_else(as_text).copied()
+            };
+            number_specials(named, next, known)?
         }
         None => guess_specials(&entries, &merges),
     };
@@ -377,12 +382,13 @@ pub(crate) fn spelled_merges(parts: &TokenizerParts) -> Result<Vec<(String, Stri
 
 /// Writes a tokenizer folder: `vocab.json`, `merges.txt`, `tokenizer.json` and `lmkit.json`. What
 /// is there already is replaced only with `force`, and only if it is a tokenizer folder or empty.
+/// Where no `tokenizer.json` can give the same ids it is left out; what is returned says why.
 pub fn write_folder(
     path: &Path,
     parts: &TokenizerParts,
     fingerprint: &str,
     force: bool,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let entries = entries_of(parts)?;
     let merges = spelled_merges(parts)?;
     let pattern = parts.pattern.as_deref().unwrap_or("gpt2");
@@ -398,17 +404,22 @@ pub fn write_folder(
         fingerprint: fingerprint.into(),
     };
     let json = |why: serde_json::Error| malformed(path, why.to_string());
-    let files = [
+    let mut files = vec![
         (VOCAB, tokenizer_json::object(&entries).map_err(json)?),
         (MERGES, list.into_bytes()),
-        (
-            TOKENIZER,
-            tokenizer_json::write(&entries, &merges, &parts.special_tokens, pattern)
-                .map_err(json)?,
-        ),
         (LMKIT, serde_json::to_vec_pretty(&manifest).map_err(json)?),
     ];
-    durable::write_folder(path, &files, |old| force && is_replaceable(old))
+    let left_out = match tokenizer_json::splitter(pattern) {
+        Ok(splitter) => {
+            let specials = &parts.special_tokens;
+            let file = tokenizer_json::write(&entries, &merges, specials, &splitter);
+            files.push((TOKENIZER, file.map_err(json)?));
+            None
+        }
+        Err(why) => Some(format!("{}: no {TOKENIZER}: {why}", path.display())),
+    };
+    durable::write_folder(path, &files, |old| force && is_replaceable(old))?;
+    Ok(left_out)
 }
 
 /// Refuses a folder that [`write_folder`] would refuse, before the work of making one: what is there

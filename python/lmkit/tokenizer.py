@@ -1,6 +1,7 @@
 """`Tokenizer`: text to token ids and back, by byte-level BPE."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -198,7 +199,8 @@ class Tokenizer:
         """Write a tokenizer folder: vocab.json, merges.txt, tokenizer.json, lmkit.json.
 
         The folder appears only when whole. ``tokenizer.json`` loads in Hugging Face ``tokenizers``
-        and ``transformers`` and gives the same ids.
+        and ``transformers`` and gives the same ids; where a pattern of one's own has something that
+        Hugging Face reads differently it is left out, with a warning.
 
         Args:
             folder: where to write; its parent must exist.
@@ -208,7 +210,9 @@ class Tokenizer:
             UsageError: ``folder`` exists (and is not a tokenizer folder, or ``force`` is off).
             SystemRefusedError: the system refused a write.
         """
-        self._native.save(os.fspath(folder), force)
+        left_out = self._native.save(os.fspath(folder), force)
+        if left_out is not None:
+            warnings.warn(left_out, stacklevel=2)
 
     def encode(self, text: str, *, special: Special = "encode") -> list[int]:
         """Token ids of ``text``.

@@ -1,9 +1,10 @@
 //! `_core.Tokenizer` and the iterators it gives.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString};
@@ -18,8 +19,10 @@ use crate::special_tokens::SpecialHandling;
 use crate::vocabulary::MergeRule;
 use crate::vocabulary_files::{self, TokenizerParts};
 
-/// From so many bytes on work is done beside the interpreter, so that Ctrl-C is heard.
-const LONG: usize = 1 << 18;
+/// From so many bytes or ids on the interpreter lock is released.
+const SHORT: usize = 1 << 11;
+/// From so many bytes or ids on work is done beside the interpreter, so that Ctrl-C is heard.
+const LONG: usize = 1 << 20;
 /// Bytes of a text handed to the stream encoder at a time.
 const STEP: usize = 4096;
 
@@ -30,12 +33,13 @@ type Specials = Option<Vec<String>>;
 pub(super) struct Tokenizer {
     inner: Arc<encode::Tokenizer>,
     stream: Arc<Mutex<Option<StreamEncoder>>>,
+    fingerprint: OnceLock<String>,
 }
 
 impl Tokenizer {
     pub(super) fn wrap(inner: encode::Tokenizer) -> Result<Self> {
         let stream = Arc::new(Mutex::new(Some(inner.stream()?)));
-        Ok(Self { inner: Arc::new(inner), stream })
+        Ok(Self { inner: Arc::new(inner), stream, fingerprint: OnceLock::new() })
     }
 
     pub(super) fn inner(&self) -> &Arc<encode::Tokenizer> {
@@ -96,11 +100,10 @@ impl Tokenizer {
         canonical::to_json(&self.inner.parts())
     }
 
-    fn save(&self, py: Python<'_>, folder: PathBuf, force: bool) -> PyResult<()> {
+    fn save(&self, py: Python<'_>, folder: PathBuf, force: bool) -> PyResult<Option<String>> {
         py.detach(|| {
             let parts = self.inner.parts();
-            let fingerprint = canonical::fingerprint(&parts);
-            Ok(vocabulary_files::write_folder(&folder, &parts, &fingerprint, force)?)
+            Ok(vocabulary_files::write_folder(&folder, &parts, self.fingerprint(), force)?)
         })
     }
 
@@ -135,9 +138,8 @@ impl Tokenizer {
         let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
         let progress = Progress::default();
         let encode = || self.inner.encode_batch(&texts, special, num_threads, &progress);
-        let short = texts.iter().map(|text| text.len()).sum::<usize>() <= LONG;
-        let (ids, offsets) =
-            if short { py.detach(encode)? } else { job::run(py, &progress, None, encode)?? };
+        let bytes = texts.iter().map(|text| text.len()).sum();
+        let (ids, offsets) = beside(py, bytes, &progress, encode)?;
         Ok((as_int32(ids).into_pyarray(py), offsets.into_pyarray(py)))
     }
 
@@ -216,8 +218,8 @@ impl Tokenizer {
     }
 
     #[getter]
-    fn fingerprint(&self) -> String {
-        canonical::fingerprint(&self.inner.parts())
+    fn fingerprint(&self) -> &str {
+        self.fingerprint.get_or_init(|| canonical::fingerprint(&self.inner.parts()))
     }
 }
 
@@ -225,30 +227,61 @@ impl Tokenizer {
     fn ids(&self, py: Python<'_>, text: &Bound<'_, PyString>, special: &str) -> PyResult<Vec<u32>> {
         let special = handling(special)?;
         let text = borrow(text)?;
-        if text.len() <= LONG {
-            return Ok(self.inner.encode(&text, special)?);
-        }
         let progress = Progress::default();
-        Ok(job::run(py, &progress, None, || self.inner.encode_watched(&text, special, &progress))??)
+        let encode = || self.inner.encode_watched(&text, special, &progress);
+        beside(py, text.len(), &progress, encode)
     }
 
-    /// The bytes of ids in a list or an integer array; int32 arrays are borrowed.
+    /// The bytes of ids in an array or any iterable; int32 and int64 arrays are borrowed.
     fn bytes_of(&self, py: Python<'_>, ids: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
-        let vocabulary = self.inner.vocabulary();
-        if let Ok(list) = ids.cast::<PyList>() {
-            let ids: Vec<i64> = list.extract()?;
-            return Ok(decode::decode_bytes(vocabulary, ids)?);
-        }
         if let Ok(array) = ids.extract::<PyReadonlyArray1<'_, i32>>()
             && let Ok(ids) = array.as_slice()
         {
-            return Ok(
-                py.detach(|| decode::decode_bytes(vocabulary, ids.iter().map(|&id| id.into())))?
-            );
+            return self.bytes_of_slice(py, ids);
         }
-        let ids: Vec<i64> = ids.try_iter()?.map(|id| id?.extract()).collect::<PyResult<_>>()?;
-        Ok(decode::decode_bytes(vocabulary, ids)?)
+        if let Ok(array) = ids.extract::<PyReadonlyArray1<'_, i64>>()
+            && let Ok(ids) = array.as_slice()
+        {
+            return self.bytes_of_slice(py, ids);
+        }
+        let listed = ids.try_iter()?.map(|id| to_i64(&id?)).collect::<PyResult<Vec<i64>>>()?;
+        self.bytes_of_slice(py, &listed)
     }
+
+    fn bytes_of_slice(
+        &self,
+        py: Python<'_>,
+        ids: &[impl Copy + Into<i64> + Sync],
+    ) -> PyResult<Vec<u8>> {
+        let (vocabulary, progress) = (self.inner.vocabulary(), Progress::default());
+        let decode = || decode::decode_watched(vocabulary, ids, &progress);
+        beside(py, ids.len(), &progress, decode)
+    }
+}
+
+/// `work` on `size` bytes or ids: at once, with the interpreter lock released, or beside the
+/// interpreter, so that nobody waits for a long call and Ctrl-C ends it.
+fn beside<T: Send>(
+    py: Python<'_>,
+    size: usize,
+    progress: &Progress,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> PyResult<T> {
+    Ok(match size {
+        ..SHORT => work()?,
+        SHORT..LONG => py.detach(work)?,
+        _ => job::run(py, progress, None, work)??,
+    })
+}
+
+/// An id; a number beyond an i64 is as unknown as its nearest neighbour there.
+fn to_i64(id: &Bound<'_, PyAny>) -> PyResult<i64> {
+    id.extract().or_else(|error: PyErr| {
+        if !error.is_instance_of::<PyOverflowError>(id.py()) {
+            return Err(error);
+        }
+        Ok(if id.lt(0)? { i64::MIN } else { i64::MAX })
+    })
 }
 
 /// Ids as they leave: the vocabulary proved that each fits an int32.
@@ -301,15 +334,30 @@ impl EncodeIterator {
         this
     }
 
+    /// After an error there is nothing more.
     fn __next__(&mut self, py: Python<'_>) -> PyResult<Option<u32>> {
+        let id = self.advance(py);
+        if let (Err(_), Some(stream)) = (&id, &mut self.stream) {
+            stream.clear_ready();
+            self.ended = true;
+        }
+        id
+    }
+}
+
+impl EncodeIterator {
+    fn advance(&mut self, py: Python<'_>) -> PyResult<Option<u32>> {
+        let Some(stream) = &mut self.stream else { return Ok(None) };
         loop {
-            let Some(stream) = &mut self.stream else { return Ok(None) };
             if let Some(&id) = stream.ready().get(self.next) {
                 self.next += 1;
                 return Ok(Some(id));
             }
             self.next = 0;
             stream.clear_ready();
+            if self.ended {
+                return Ok(None);
+            }
             if let Some(text) = &self.text {
                 let mut end = text.len().min(self.at + STEP);
                 while !text.is_char_boundary(end) {
@@ -320,8 +368,6 @@ impl EncodeIterator {
                 if end == text.len() {
                     self.text = None;
                 }
-            } else if self.ended {
-                return Ok(None);
             } else if let Some(text) = self.texts.bind(py).clone().next() {
                 self.text = Some(borrow(text?.cast::<PyString>()?)?);
                 self.at = 0;
@@ -352,7 +398,7 @@ pub(super) struct StreamDecoder {
 impl StreamDecoder {
     /// The text that is certain once this id has come.
     fn push(&mut self, token_id: i64) -> PyResult<String> {
-        let bytes = decode::decode_bytes(self.tokenizer.vocabulary(), [token_id])?;
+        let bytes = decode::decode_bytes(self.tokenizer.vocabulary(), &[token_id])?;
         Ok(self.decoder.push(&bytes))
     }
 

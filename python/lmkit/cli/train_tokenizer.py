@@ -141,7 +141,7 @@ def command(
     start = time.perf_counter()
     with progress_bar(("Counting", "Merging"), ("B", "merges"), quiet=quiet) as progress:
         lesson = learner.learn_files(data_path, errors, text_field, [output], progress)
-    lesson.tokenizer.save(output, force)
+    left_out = lesson.tokenizer.save(output, force)
     seconds = time.perf_counter() - start
     result = _result(lesson, output, vocab_size, seconds)
     sentence = (
@@ -150,6 +150,8 @@ def command(
     )
     _print(result, sentence, as_json=as_json, quiet=quiet)
     _tell_what_is_less(lesson, vocab_size)
+    if left_out is not None:
+        print(f"note: {left_out}", file=sys.stderr)
 
 
 def _result(lesson: _core.Lesson, output: str, asked: int, seconds: float) -> dict[str, object]:
