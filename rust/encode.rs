@@ -87,7 +87,11 @@ impl Tokenizer {
             specials,
             scheme,
         };
-        let scratch = tokenizer.scratch()?;
+        // What is built on first use, such as the tables of characters, is built now: encoding
+        // shall take memory for ids alone.
+        let mut scratch = tokenizer.scratch()?;
+        let warm = "Wärm  up 1 世\u{3000}'s🦀!\n";
+        tokenizer.encode_into(warm, SpecialHandling::Encode, &mut scratch, &mut Vec::new())?;
         tokenizer.keep(scratch);
         Ok(tokenizer)
     }
