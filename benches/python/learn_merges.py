@@ -133,12 +133,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=TOOLS)
+    parser.add_argument("--rows", type=int, default=len(ROWS), help="only the first N rows")
     options = parser.parse_args()
     corpora.require_shared()
     tools = ("lmkit", *(tool for tool in options.tools if tool != "lmkit"))
     rows = []
     with tempfile.TemporaryDirectory(dir=corpora.ROOT / "benches") as scratch:
-        for name, megabytes, size in ROWS:
+        for name, megabytes, size in ROWS[: options.rows]:
             text = corpora.text(name, megabytes)
             rows.append(measure(text.stem, text, size, tools, options.rounds, Path(scratch)))
     show(rows)

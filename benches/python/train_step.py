@@ -44,17 +44,20 @@ def lmkit_step(*, compiled: bool) -> Callable[[], float]:
     """One update as lmkit's trainer does it."""
     import torch
 
-    from lmkit.lm import ModelConfig, Transformer
-    from lmkit.lm.optimizer import clip_gradients, make_adamw
+    from lmkit.config import ModelConfig, TrainConfig
+    from lmkit.lm.model import Transformer
+    from lmkit.lm.optimizer import clip_gradients, make_optimizer
 
-    torch.manual_seed(0)
-    model = Transformer(ModelConfig(**SHAPE, max_seq_len=CONTEXT))
-    optimizer = make_adamw(model, learning_rate=3e-4, weight_decay=0.01, betas=(0.9, 0.999))
-    loss_of = torch.compile(model.loss) if compiled else model.loss
+    config = TrainConfig(
+        model=ModelConfig(**SHAPE, max_seq_len=CONTEXT), batch_size=BATCH, context_length=CONTEXT
+    )
+    model = Transformer(config.model, torch.Generator().manual_seed(0))
+    optimizer = make_optimizer(model, config)
+    forward = torch.compile(model) if compiled else model
 
     def step() -> float:
         ids = torch.randint(SHAPE["vocab_size"], (BATCH, CONTEXT + 1))
-        loss = loss_of(ids[:, :-1], ids[:, 1:])
+        loss = forward(ids[:, :-1], ids[:, 1:])
         loss.backward()
         clip_gradients(model.parameters(), 1.0)
         optimizer.step()
