@@ -8,7 +8,7 @@ SOURCES = pyproject.toml Cargo.toml Cargo.lock $(shell find rust -name '*.rs')
 # nextest where it is found, cargo's own runner elsewhere.
 CARGO_TEST = $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run --no-fail-fast" || echo "cargo test --no-fail-fast")
 
-.PHONY: help setup demo format lint test test-all fuzz bench bench-train cov wheel clean
+.PHONY: help setup demo format lint test test-all bench cov wheel clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -50,9 +50,6 @@ test-all: setup  ## Run every test that needs no GPU, property tests at length.
 	PROPTEST_CASES=2000 $(CARGO_TEST) --locked
 	cargo test --locked --doc
 	LMKIT_EXAMPLES=2000 $(BIN)/python -m pytest -m "not gpu"
-
-fuzz:  ## Fuzz every door that takes bytes, a minute each (needs a nightly toolchain and cargo-fuzz).
-	for target in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run $$target -- -max_total_time=60 || exit 1; done
 
 bench: setup  ## Measure against the peers; writes benches/results/. SHARED=folder of the corpora.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
