@@ -51,7 +51,7 @@ test-all: setup  ## Run every test that needs no GPU, property tests at length.
 	cargo test --locked --doc
 	LMKIT_EXAMPLES=2000 $(BIN)/python -m pytest -m "not gpu"
 
-bench: setup  ## Measure against the peers; writes benches/results/. SHARED=folder of the corpora.
+bench: setup  ## Measure against the peers; writes benches/results/. LMKIT_SHARED names the corpora's folder.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	cargo bench --locked
 	$(BIN)/python benches/python/startup.py
