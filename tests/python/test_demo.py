@@ -47,7 +47,8 @@ def demo(tmp_path_factory) -> tuple[Path, str]:
     write_stories(folder)
     done = lmkit("demo", "--data_path", "stories.txt", "--steps", "2", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "\x1b" not in done.stdout + done.stderr
+    # What an untrained model writes may hold any byte.
+    assert "\x1b" not in done.stdout.partition("5. Let it write.")[0] + done.stderr
     return folder, done.stdout
 
 

@@ -402,15 +402,20 @@ def test_progress_counts_the_bytes_of_the_inputs(tmp_path: Path) -> None:
 
 
 def test_a_callback_that_raises_ends_the_run(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("word " * 2_000_000)
+    # A pipe that nobody closes: without the callback the run would never end.
+    path = tmp_path / "a.pipe"
+    os.mkfifo(path)
+    kept_open = os.open(path, os.O_RDWR)
 
     def stop(*_: int) -> None:
         raise RuntimeError("enough")
 
-    with pytest.raises(RuntimeError, match="enough"):
-        lmkit.tokenize(path, tmp_path / "a.npy", GPT2, progress=stop, num_threads=1)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+    try:
+        with pytest.raises(RuntimeError, match="enough"):
+            lmkit.tokenize(path, tmp_path / "a.npy", GPT2, progress=stop, num_threads=1)
+    finally:
+        os.close(kept_open)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.pipe"]
 
 
 def test_a_record_longer_than_allowed(tmp_path: Path) -> None:
