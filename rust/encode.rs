@@ -6,6 +6,7 @@
 //! their cache lines called for, then all are looked up; a look-up right after its hash would wait
 //! for memory each time.
 
+use std::ops::Range;
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,9 +16,10 @@ use rayon::prelude::*;
 use crate::cut::CutRule;
 use crate::error::{Error, Result};
 use crate::merge::{MergeScratch, Merger};
-use crate::pretoken_cache::{Key, LONGEST_KEY, Place, PretokenCache};
+use crate::pretoken_cache::{Asked, PretokenCache, Tail};
 use crate::pretokenize::Scheme;
 use crate::progress::Progress;
+use crate::seams::Seams;
 use crate::special_tokens::{SpecialHandling, SpecialTokens};
 use crate::vocabulary::Vocabulary;
 use crate::vocabulary_files::TokenizerParts;
@@ -37,6 +39,7 @@ pub struct Tokenizer {
     specials: SpecialTokens,
     scheme: Scheme,
     merger: Merger,
+    seams: Seams,
     /// Where text may be cut, with special tokens and without.
     cuts: [CutRule; 2],
     /// Tells the scratch of one tokenizer from that of another.
@@ -61,7 +64,7 @@ pub struct Scratch {
     cache: PretokenCache,
     merge: MergeScratch,
     ends: Box<[usize; ROUND]>,
-    keys: Box<[(Key, Place); ROUND]>,
+    asked: Box<[Asked; ROUND]>,
 }
 
 impl Tokenizer {
@@ -76,6 +79,7 @@ impl Tokenizer {
         let specials = SpecialTokens::new(special_tokens, &vocabulary)?;
         let tokenizer = Self {
             merger: Merger::new(&vocabulary, &specials),
+            seams: Seams::new(&vocabulary),
             cuts: [
                 CutRule::new(scheme.clone(), specials.tokens().iter().map(|(text, _)| text))?,
                 CutRule::new(scheme.clone(), [""; 0])?,
@@ -143,7 +147,7 @@ impl Tokenizer {
             cache: PretokenCache::with_budget(cache_bytes)?,
             merge: MergeScratch::new(),
             ends: Box::new([0; ROUND]),
-            keys: Box::new([(Key::default(), Place::default()); ROUND]),
+            asked: Box::new([Asked::default(); ROUND]),
         })
     }
 
@@ -251,53 +255,57 @@ impl Tokenizer {
         progress: &Progress,
     ) -> Result<()> {
         let bytes = text.as_bytes();
+        let tail = Tail::new(bytes);
         let mut scanner = self.scheme.scanner(text);
         let mut start = 0;
         while start < bytes.len() {
             progress.check()?;
-            let Scratch { cache, ends, keys, .. } = &mut *scratch;
-            let count = scanner.fill(&mut ends[..])?;
-            let mut from = start;
-            for (end, slot) in ends[..count].iter().zip(keys.iter_mut()) {
-                if end - from <= LONGEST_KEY {
-                    let key = Key::new(bytes, from, *end);
-                    *slot = (key, cache.place(key));
+            let count = scanner.fill(&mut scratch.ends[..])?;
+            scratch.cache.ask(bytes, &tail, start, &scratch.ends[..count], &mut scratch.asked[..]);
+            let mut done = 0;
+            loop {
+                done += scratch.cache.emit(&scratch.asked[done..count], out)?;
+                if done == count {
+                    break;
                 }
-                from = *end;
+                let first = if done == 0 { start } else { scratch.ends[done - 1] };
+                let pretoken = first..scratch.ends[done];
+                self.encode_apart(bytes, pretoken, &tail, scratch, out, progress)?;
+                done += 1;
             }
-            // As many ids as bytes at most, and the cache writes four at a time.
-            reserve(out, from - start + 4)?;
-            start = self.emit(bytes, start, count, scratch, out, progress)?;
+            start = scratch.ends[count - 1];
         }
         Ok(())
     }
 
-    /// The second half of a round: ids of `count` pretokens from `start` on, whose ends and keys
-    /// lie ready.
-    fn emit(
+    /// One pretoken that was not found: met for the first time, long, or divided by seams.
+    #[inline(never)]
+    fn encode_apart(
         &self,
-        bytes: &[u8],
-        mut start: usize,
-        count: usize,
+        text: &[u8],
+        pretoken: Range<usize>,
+        tail: &Tail,
         scratch: &mut Scratch,
         out: &mut Vec<u32>,
         progress: &Progress,
-    ) -> Result<usize> {
-        for round in 0..count {
-            let end = scratch.ends[round];
-            if end - start > LONGEST_KEY {
-                self.merge(&bytes[start..end], &mut scratch.merge, out, progress)?;
-            } else {
-                let (key, place) = scratch.keys[round];
-                if !scratch.cache.emit(key, place, out) {
-                    let first = out.len();
-                    self.merge(&bytes[start..end], &mut scratch.merge, out, progress)?;
-                    scratch.cache.insert(key, place, &out[first..]);
-                }
+    ) -> Result<()> {
+        let mut start = pretoken.start;
+        while start < pretoken.end {
+            let rest = &text[start..pretoken.end];
+            // What is a token of its own only as a whole pretoken must stay whole.
+            let divides = !self.merger.whole_first();
+            let part = if divides { &rest[..self.seams.next(rest, 1)] } else { rest };
+            // As many ids as bytes at most, and the cache writes four at a time.
+            reserve(out, part.len() + 4)?;
+            if !scratch.cache.emit_one(part, tail.sixteen(text, start), out) {
+                progress.check()?;
+                let first = out.len();
+                self.merge(part, &mut scratch.merge, out, progress)?;
+                scratch.cache.insert(part, &out[first..]);
             }
-            start = end;
+            start += part.len();
         }
-        Ok(start)
+        Ok(())
     }
 
     /// One pretoken that no cache knows.

@@ -1,5 +1,6 @@
 //! From raw text to token ids: lmkit's core.
 
+mod block_writer;
 pub mod byte_alphabet;
 pub mod canonical;
 pub mod count_pretokens;
@@ -15,6 +16,7 @@ mod pretoken_cache;
 pub mod pretokenize;
 pub mod progress;
 mod regex_dialect;
+mod seams;
 pub mod special_tokens;
 pub mod text_source;
 pub mod token_file;

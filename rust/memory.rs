@@ -1,7 +1,9 @@
 //! Memory: large tables that are an error where there is no room for them, on huge pages where the
 //! system has some, and hints about what will be read next.
 
-#![expect(unsafe_code, reason = "prefetching and madvise take addresses")]
+#![expect(unsafe_code, reason = "prefetching, madvise and the allocator take addresses")]
+
+use std::alloc::{Layout, alloc_zeroed};
 
 use crate::error::{Error, Result};
 
@@ -12,6 +14,28 @@ pub(crate) fn filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>> {
     use_huge_pages(all.spare_capacity_mut());
     all.resize(len, value);
     Ok(all)
+}
+
+/// Numbers of which zeroed memory is a valid value.
+pub(crate) trait Number: Copy {}
+impl Number for u8 {}
+impl Number for u64 {}
+
+/// `len` zeros, as the system gives them: pages that are never touched take no memory.
+pub(crate) fn zeroed<T: Number>(len: usize) -> Result<Box<[T]>> {
+    let refused = || Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) };
+    let layout = Layout::array::<T>(len).map_err(|_| refused())?;
+    if layout.size() == 0 {
+        return Ok(Box::default());
+    }
+    // SAFETY: the layout is not empty.
+    let start = unsafe { alloc_zeroed(layout) }.cast::<T>();
+    if start.is_null() {
+        return Err(refused());
+    }
+    // SAFETY: `start` came from the global allocator with the layout of `len` of `T`, all of which
+    // are zero and thus valid; nothing else owns it.
+    Ok(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start, len)) })
 }
 
 /// Makes room for `more`.
@@ -38,7 +62,7 @@ pub(crate) fn prefetch<T>(slice: &[T], index: usize) {
 }
 
 /// Asks for huge pages behind `slice`, where it is larger than one.
-fn use_huge_pages<T>(slice: &mut [T]) {
+pub(crate) fn use_huge_pages<T>(slice: &mut [T]) {
     #[cfg(target_os = "linux")]
     {
         const HUGE: usize = 2 << 20;

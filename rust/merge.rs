@@ -2,7 +2,7 @@
 //!
 //! Again and again the adjacent pair of lowest rank merges, the leftmost of equals, until no pair
 //! is left. Words are short, so the pair is found by a scan (O(n²) in the pretoken's bytes, but a
-//! few nanoseconds a step); from [`LONG`] bytes on by a heap over a linked list, O(n log n), which
+//! few nanoseconds a step); beyond [`LONG`] bytes by a heap over a linked list, O(n log n), which
 //! takes a megabyte without a break in stride.
 
 use std::cmp::Reverse;
@@ -15,67 +15,63 @@ use crate::progress::Progress;
 use crate::special_tokens::SpecialTokens;
 use crate::vocabulary::{MergeRule, Vocabulary};
 
-/// From this many bytes on the heap takes over.
-const LONG: usize = 96;
+/// Beyond this many bytes the heap takes over; the scan keeps its symbols as bits of a word.
+const LONG: usize = 64;
 /// Buffers that grew past this many bytes for one long pretoken are given back.
 const KEEP: usize = 1 << 16;
 
-/// What a pair of neighbours becomes: the rank in the upper half, the merged id in the lower, so
-/// that the smallest is the one that merges first.
-type Outcome = u64;
-const NO_MERGE: Outcome = u64::MAX;
+/// The place of a pair in the order of merging: the smallest merges first.
+type Rank = u32;
+const NO_MERGE: Rank = u32::MAX;
 const FREE: u64 = u64::MAX;
 
-#[expect(clippy::cast_possible_truncation, reason = "the lower half is the id")]
-fn merged_id(outcome: Outcome) -> u32 {
-    outcome as u32
-}
-
-/// All pairs that merge: open addressing by the packed pair, at most half full.
+/// All pairs that merge: open addressing by the packed pair, at most half full. Most pairs that are
+/// looked up do not merge, so the keys stand by themselves: eight to a cache line.
 #[derive(Debug, Clone)]
 struct Pairs {
-    slots: Vec<(u64, Outcome)>,
+    keys: Vec<u64>,
+    ranks: Vec<Rank>,
     shift: u32,
 }
 
 impl Pairs {
     fn with_room_for(pairs: usize) -> Self {
         let len = (pairs * 2).next_power_of_two().max(16);
-        Self { slots: vec![(FREE, NO_MERGE); len], shift: 64 - len.trailing_zeros() }
+        Self { keys: vec![FREE; len], ranks: vec![NO_MERGE; len], shift: 64 - len.trailing_zeros() }
     }
 
     /// A later insertion of the same pair replaces the earlier one.
-    fn insert(&mut self, left: u32, right: u32, rank: u32, merged: u32) {
+    fn insert(&mut self, left: u32, right: u32, rank: Rank) {
         let key = pack(left, right);
         let mut slot = self.home(key);
-        while self.slots[slot].0 != FREE && self.slots[slot].0 != key {
-            slot = (slot + 1) & (self.slots.len() - 1);
+        while self.keys[slot] != FREE && self.keys[slot] != key {
+            slot = (slot + 1) & (self.keys.len() - 1);
         }
-        self.slots[slot] = (key, pack(rank, merged));
+        self.keys[slot] = key;
+        self.ranks[slot] = rank;
     }
 
     #[inline]
-    fn get(&self, left: u32, right: u32) -> Outcome {
+    fn get(&self, left: u32, right: u32) -> Rank {
         let key = pack(left, right);
         let mut slot = self.home(key);
         loop {
-            let (found, outcome) = self.slots[slot];
+            let found = self.keys[slot];
             if found == key {
-                return outcome;
+                return self.ranks[slot];
             }
             if found == FREE {
                 return NO_MERGE;
             }
-            slot = (slot + 1) & (self.slots.len() - 1);
+            slot = (slot + 1) & (self.keys.len() - 1);
         }
     }
 
-    /// The upper bits of a product, folded once so that both ids reach them.
+    /// The upper bits of a product, to which both ids contribute.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "shifted down to the table's size")]
     fn home(&self, key: u64) -> usize {
-        let mixed = (key ^ (key >> 29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        ((mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93) >> self.shift) as usize
+        ((key ^ key >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
     }
 }
 
@@ -88,16 +84,20 @@ fn pack(upper: u32, lower: u32) -> u64 {
 #[derive(Debug, Clone)]
 pub struct Merger {
     pairs: Pairs,
+    /// What the pair of each rank becomes.
+    merged: Vec<u32>,
+    /// The ranks of pairs of single bytes, by first and second byte: what every pretoken starts with.
+    of_bytes: Box<[Rank; 1 << 16]>,
     byte_ids: [u32; 256],
     /// Whether a pretoken that is a token is that token, whatever the pairs say.
     whole_first: bool,
 }
 
 /// Buffers of the kernel, reused from pretoken to pretoken.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MergeScratch {
+    short: Box<Symbols>,
     ids: Vec<u32>,
-    outcomes: Vec<Outcome>,
     before: Vec<u32>,
     after: Vec<u32>,
     /// Rank in the upper half, position in the lower: lowest rank first, then leftmost.
@@ -106,14 +106,31 @@ pub struct MergeScratch {
     steps: u64,
 }
 
+/// The symbols of a short pretoken, each where its first byte stood, and the rank of the pair that
+/// begins with it; [`NO_MERGE`] where no symbol begins.
+#[derive(Debug)]
+struct Symbols {
+    ids: [u32; LONG],
+    ranks: [Rank; LONG],
+}
+
 impl MergeScratch {
     /// Buffers that suffice for every pretoken shorter than the heap's.
     pub fn new() -> Self {
         Self {
-            ids: Vec::with_capacity(LONG),
-            outcomes: Vec::with_capacity(LONG),
-            ..Self::default()
+            short: Box::new(Symbols { ids: [0; LONG], ranks: [NO_MERGE; LONG] }),
+            ids: Vec::new(),
+            before: Vec::new(),
+            after: Vec::new(),
+            heap: BinaryHeap::new(),
+            steps: 0,
         }
+    }
+}
+
+impl Default for MergeScratch {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -121,36 +138,65 @@ impl Merger {
     /// The merges of `vocabulary`. By the rank rule every split of a token into two tokens is a
     /// pair; special tokens take no part in it, nor as whole pretokens (single bytes always do).
     pub fn new(vocabulary: &Vocabulary, specials: &SpecialTokens) -> Self {
-        let byte_ids = *vocabulary.byte_ids();
         match vocabulary.rule() {
             MergeRule::Merges(merges) => {
-                let mut pairs = Pairs::with_room_for(merges.len());
-                for (rank, merge) in (0..).zip(merges) {
-                    pairs.insert(merge.left, merge.right, rank, merge.merged);
-                }
-                Self { pairs, byte_ids, whole_first: false }
+                let pairs =
+                    merges.iter().zip(0..).map(|(merge, rank)| (merge.left, merge.right, rank));
+                let results = merges.iter().map(|merge| merge.merged).collect();
+                Self::of_pairs(merges.len(), pairs, results, vocabulary)
             }
             MergeRule::Ranks => {
                 let special: FxHashSet<u32> = specials.tokens().iter().map(|(_, id)| *id).collect();
+                let ordinary = || vocabulary.iter().filter(|(id, _)| !special.contains(id));
                 let mut splits = Vec::new();
-                for (id, token) in vocabulary.iter().filter(|(id, _)| !special.contains(id)) {
+                for ((_, token), rank) in ordinary().zip(0..) {
                     for middle in 1..token.len() {
                         let (left, right) = token.split_at(middle);
                         let Some(left) = vocabulary.id(left) else { continue };
                         let Some(right) = vocabulary.id(right) else { continue };
-                        splits.push((left, right, id));
+                        splits.push((left, right, rank));
                     }
                 }
-                let mut pairs = Pairs::with_room_for(splits.len());
-                for (left, right, id) in splits {
-                    pairs.insert(left, right, id, id);
-                }
-                Self { pairs, byte_ids, whole_first: true }
+                let merged = ordinary().map(|(id, _)| id).collect();
+                let pairs_only = Self::of_pairs(splits.len(), splits, merged, vocabulary);
+                // Of real rank files the pairs make every token, and then the rule says nothing.
+                let whole_first = !pairs_only.make_all(ordinary());
+                Self { whole_first, ..pairs_only }
             }
         }
     }
 
-    /// Whether a pretoken that is a token is that token, whatever the pairs say (the rank rule).
+    fn of_pairs(
+        count: usize,
+        all: impl IntoIterator<Item = (u32, u32, Rank)>,
+        merged: Vec<u32>,
+        vocabulary: &Vocabulary,
+    ) -> Self {
+        let byte_ids = *vocabulary.byte_ids();
+        let mut pairs = Pairs::with_room_for(count);
+        for (left, right, rank) in all {
+            pairs.insert(left, right, rank);
+        }
+        let mut of_bytes = vec![NO_MERGE; 1 << 16];
+        for (place, rank) in of_bytes.iter_mut().enumerate() {
+            *rank = pairs.get(byte_ids[place >> 8], byte_ids[place & 0xff]);
+        }
+        let of_bytes = of_bytes.try_into().expect("one for every two bytes");
+        Self { pairs, merged, of_bytes, byte_ids, whole_first: false }
+    }
+
+    /// Whether the bytes of each of these tokens merge into that token.
+    fn make_all<'t>(&self, mut tokens: impl Iterator<Item = (u32, &'t [u8])>) -> bool {
+        let (mut scratch, mut ids) = (MergeScratch::new(), Vec::new());
+        tokens.all(|(id, token)| {
+            ids.clear();
+            let merged = self.merge(token, &mut scratch, &mut ids, &Progress::default());
+            merged.is_ok() && ids == [id]
+        })
+    }
+
+    /// Whether a pretoken that is a token is that token, whatever the pairs say: the rank rule, in
+    /// a vocabulary with tokens that the pairs do not make.
     pub fn whole_first(&self) -> bool {
         self.whole_first
     }
@@ -166,42 +212,54 @@ impl Merger {
         match pretoken.len() {
             0 => {}
             1 => out.push(self.byte_ids[usize::from(pretoken[0])]),
-            2..LONG => {
-                self.merge_short(pretoken, scratch);
-                out.extend_from_slice(&scratch.ids);
-            }
+            2..=LONG => self.merge_short(pretoken, &mut scratch.short, out),
             _ => self.merge_long(pretoken, scratch, out, progress)?,
         }
         Ok(())
     }
 
-    fn merge_short(&self, pretoken: &[u8], scratch: &mut MergeScratch) {
-        let MergeScratch { ids, outcomes, steps, .. } = scratch;
-        ids.clear();
-        ids.extend(pretoken.iter().map(|byte| self.byte_ids[usize::from(*byte)]));
-        outcomes.clear();
-        outcomes.extend(ids.windows(2).map(|pair| self.pairs.get(pair[0], pair[1])));
+    /// For at most [`LONG`] bytes. Nothing moves when symbols merge: `alive` has a bit for each
+    /// symbol's first byte.
+    fn merge_short(&self, pretoken: &[u8], symbols: &mut Symbols, out: &mut Vec<u32>) {
+        let Symbols { ids, ranks } = symbols;
+        let len = pretoken.len();
+        let (ids, ranks) = (&mut ids[..len], &mut ranks[..len]);
+        for (id, byte) in ids.iter_mut().zip(pretoken) {
+            *id = self.byte_ids[usize::from(*byte)];
+        }
+        for (rank, two) in ranks.iter_mut().zip(pretoken.windows(2)) {
+            *rank = self.of_bytes[usize::from(two[0]) << 8 | usize::from(two[1])];
+        }
+        ranks[len - 1] = NO_MERGE;
+        let mut alive = u64::MAX >> (LONG - len);
         loop {
-            let mut best = NO_MERGE;
-            let mut at = 0;
-            for (place, outcome) in outcomes.iter().enumerate() {
-                if *outcome < best {
-                    (best, at) = (*outcome, place);
-                }
+            let (mut best, mut at) = (NO_MERGE, 0);
+            for (place, &rank) in ranks.iter().enumerate() {
+                (best, at) = if rank < best { (rank, place) } else { (best, at) };
             }
-            *steps += outcomes.len() as u64;
             if best == NO_MERGE {
-                return;
+                break;
             }
-            ids[at] = merged_id(best);
-            ids.remove(at + 1);
-            outcomes.remove(at);
-            if at > 0 {
-                outcomes[at - 1] = self.pairs.get(ids[at - 1], ids[at]);
+            let behind = alive & (u64::MAX << at << 1);
+            let next = behind.trailing_zeros() as usize;
+            ids[at] = self.merged[best as usize];
+            ranks[next] = NO_MERGE;
+            alive &= !(1 << next);
+            let beyond = behind & behind.wrapping_sub(1);
+            ranks[at] = if beyond == 0 {
+                NO_MERGE
+            } else {
+                self.pairs.get(ids[at], ids[beyond.trailing_zeros() as usize])
+            };
+            let before = alive & ((1 << at) - 1);
+            if before != 0 {
+                let previous = LONG - 1 - before.leading_zeros() as usize;
+                ranks[previous] = self.pairs.get(ids[previous], ids[at]);
             }
-            if at < outcomes.len() {
-                outcomes[at] = self.pairs.get(ids[at], ids[at + 1]);
-            }
+        }
+        while alive != 0 {
+            out.push(ids[alive.trailing_zeros() as usize]);
+            alive &= alive - 1;
         }
     }
 
@@ -223,9 +281,9 @@ impl Merger {
         after.extend(1..=len);
         let mut first = std::mem::take(heap).into_vec();
         for (place, pair) in (0..).zip(ids.windows(2)) {
-            let outcome = self.pairs.get(pair[0], pair[1]);
-            if outcome != NO_MERGE {
-                first.push(Reverse(with_place(outcome, place)));
+            let rank = self.pairs.get(pair[0], pair[1]);
+            if rank != NO_MERGE {
+                first.push(Reverse(pack(rank, place)));
             }
         }
         *heap = BinaryHeap::from(first);
@@ -234,7 +292,7 @@ impl Merger {
             if steps.is_multiple_of(1 << 14) {
                 progress.check()?;
             }
-            let place = merged_id(entry);
+            let (rank, place) = unpack(entry);
             let at = place as usize;
             // A symbol that was swallowed leads nowhere; one whose pair has changed since has
             // another entry of its own.
@@ -242,11 +300,10 @@ impl Merger {
             if next >= len {
                 continue;
             }
-            let outcome = self.pairs.get(ids[at], ids[next as usize]);
-            if outcome == NO_MERGE || with_place(outcome, place) != entry {
+            if self.pairs.get(ids[at], ids[next as usize]) != rank {
                 continue;
             }
-            ids[at] = merged_id(outcome);
+            ids[at] = self.merged[rank as usize];
             let beyond = after[next as usize];
             after[next as usize] = GONE;
             after[at] = beyond;
@@ -272,13 +329,14 @@ impl Merger {
 /// Marks a symbol that its left neighbour has swallowed.
 const GONE: u32 = u32::MAX;
 
-fn with_place(outcome: Outcome, place: u32) -> u64 {
-    (outcome & !u64::from(u32::MAX)) | u64::from(place)
+#[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+fn unpack(entry: u64) -> (u32, u32) {
+    ((entry >> 32) as u32, entry as u32)
 }
 
-fn push(heap: &mut BinaryHeap<Reverse<u64>>, outcome: Outcome, place: u32) {
-    if outcome != NO_MERGE {
-        heap.push(Reverse(with_place(outcome, place)));
+fn push(heap: &mut BinaryHeap<Reverse<u64>>, rank: Rank, place: u32) {
+    if rank != NO_MERGE {
+        heap.push(Reverse(pack(rank, place)));
     }
 }
 
@@ -333,13 +391,12 @@ mod tests {
     #[test]
     fn scan_and_heap_agree_at_every_length() {
         let merger = doubling();
-        for len in 2..200 {
+        for len in 2..=LONG {
             let text: Vec<u8> = (0..len).map(|i| if i % 7 == 6 { b'b' } else { b'a' }).collect();
-            let (mut short, mut scratch, mut long) =
-                (MergeScratch::new(), MergeScratch::new(), Vec::new());
-            merger.merge_short(&text, &mut short);
+            let (mut scratch, mut short, mut long) = (MergeScratch::new(), Vec::new(), Vec::new());
+            merger.merge_short(&text, &mut scratch.short, &mut short);
             merger.merge_long(&text, &mut scratch, &mut long, &Progress::default()).unwrap();
-            assert_eq!(short.ids, long);
+            assert_eq!(short, long);
         }
     }
 }

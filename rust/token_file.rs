@@ -5,14 +5,14 @@
 //! What a killed process leaves is swept by the next one that writes the same file.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{Seek, SeekFrom, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use serde::Serialize;
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::block_writer::BlockWriter;
 use crate::durable;
 use crate::error::{Error, Result};
 
@@ -63,14 +63,21 @@ impl Dtype {
         }
     }
 
-    /// Appends `ids` as little-endian bytes.
+    /// Writes as many of `ids` as fit to `room`, little-endian; returns how many bytes they take.
     #[expect(clippy::cast_possible_truncation, reason = "checked against the vocabulary's size")]
-    pub fn append(self, ids: &[u32], bytes: &mut Vec<u8>) {
+    fn put(self, ids: &[u32], room: &mut [u8]) -> usize {
+        let count = ids.len().min(room.len() / self.size());
+        let room = &mut room[..count * self.size()];
         if self == Self::Uint16 {
-            bytes.extend(ids.iter().flat_map(|&id| (id as u16).to_le_bytes()));
+            for (bytes, id) in room.as_chunks_mut::<2>().0.iter_mut().zip(ids) {
+                *bytes = (*id as u16).to_le_bytes();
+            }
         } else {
-            bytes.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
+            for (bytes, id) in room.as_chunks_mut::<4>().0.iter_mut().zip(ids) {
+                *bytes = id.to_le_bytes();
+            }
         }
+        room.len()
     }
 }
 
@@ -168,7 +175,7 @@ pub fn check_output(path: &Path, force: bool) -> Result<()> {
 pub struct TokenWriter {
     path: PathBuf,
     partial: PathBuf,
-    file: Option<File>,
+    file: Option<BlockWriter>,
     dtype: Dtype,
     header: bool,
     hash: Box<Xxh3>,
@@ -180,11 +187,11 @@ impl TokenWriter {
     pub fn create(path: &Path, dtype: Dtype) -> Result<Self> {
         sweep(path);
         let partial = durable::temporary(path);
-        // New, so that two threads of one process do not write the same file.
-        let mut file = File::create_new(&partial).map_err(|source| Error::io(path, source))?;
+        let refused = |source| Error::io(path, source);
+        let mut file = BlockWriter::create(&partial, path)?;
         let header = path.extension().is_some_and(|ending| ending == "npy");
         if header {
-            file.write_all(&[0; HEADER_BYTES]).map_err(|source| Error::io(path, source))?;
+            file.append(|_| HEADER_BYTES).map_err(refused)?;
         }
         Ok(Self {
             path: path.to_owned(),
@@ -197,12 +204,20 @@ impl TokenWriter {
         })
     }
 
-    /// Appends ids that are already bytes, see [`Dtype::append`].
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.hash.update(bytes);
-        self.written += bytes.len() as u64;
-        let Some(file) = &mut self.file else { return Ok(()) };
-        file.write_all(bytes).map_err(|source| Error::io(&self.path, source))
+    /// Appends ids.
+    pub fn write(&mut self, mut ids: &[u32]) -> Result<()> {
+        let Self { file: Some(file), dtype, hash, written, .. } = self else { return Ok(()) };
+        while !ids.is_empty() {
+            let put = |room: &mut [u8]| {
+                let bytes = dtype.put(ids, room);
+                hash.update(&room[..bytes]);
+                *written += bytes as u64;
+                ids = &ids[bytes / dtype.size()..];
+                bytes
+            };
+            file.append(put).map_err(|source| Error::io(&self.path, source))?;
+        }
+        Ok(())
     }
 
     /// Puts the file in place with its sidecar; returns its checksum.
@@ -235,12 +250,9 @@ impl TokenWriter {
         Ok(checksum)
     }
 
-    fn complete(&self, mut file: File) -> std::io::Result<u64> {
-        if self.header {
-            file.seek(SeekFrom::Start(0))?;
-            file.write_all(&header(self.dtype, self.written / self.dtype.size() as u64))?;
-        }
-        file.sync_all()?;
+    fn complete(&self, file: BlockWriter) -> std::io::Result<u64> {
+        let header = header(self.dtype, self.written / self.dtype.size() as u64);
+        let file = file.finish(if self.header { &header } else { &[] })?;
         let age = file.metadata()?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(u64::try_from(age.as_nanos()).unwrap_or_default())
     }

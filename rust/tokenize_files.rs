@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::canonical;
 use crate::encode::{CACHE_BYTES, Scratch, Tokenizer};
 use crate::error::{Error, Result};
+use crate::memory::reserve;
 use crate::progress::Progress;
 use crate::special_tokens::SpecialHandling;
 use crate::text_source::{Content, DecodeErrors, Piece, Slice, Slices, Split, TextSource};
@@ -155,16 +156,16 @@ struct Output {
 
 #[derive(Default)]
 struct Part {
-    bytes: Vec<u8>,
+    ids: Vec<u32>,
     counts: Counts,
 }
 
 impl Output {
     fn clear(&mut self) {
         for part in [&mut self.train, &mut self.validation] {
-            part.bytes.clear();
+            part.ids.clear();
             // One that a long record has swollen.
-            part.bytes.shrink_to(LARGEST_KEPT);
+            part.ids.shrink_to(LARGEST_KEPT / 4);
             part.counts = Counts::default();
         }
         self.failure = None;
@@ -293,13 +294,13 @@ impl Job<'_, '_> {
         let _alarm = Alarm(done);
         let cache_bytes = (CACHES / encoders(self.options)).clamp(1 << 20, CACHE_BYTES);
         let mut scratch = self.tokenizer.scratch_with(cache_bytes);
-        let (mut slice, mut ids) = (Slice::default(), Vec::new());
+        let mut slice = Slice::default();
         // Either channel closes early only because writing has ended.
         while let Ok(mut output) = empty.recv() {
             output.clear();
             let encoded = match (&mut scratch, self.slices.next(&mut slice)) {
                 (_, Ok(false)) => return,
-                (Ok(scratch), Ok(true)) => self.encode(&slice, scratch, &mut ids, &mut output),
+                (Ok(scratch), Ok(true)) => self.encode(&slice, scratch, &mut output),
                 (_, Err(error)) => Err(error),
                 (Err(_), Ok(true)) => Err(Error::OutOfMemory { bytes: cache_bytes }),
             };
@@ -312,29 +313,18 @@ impl Job<'_, '_> {
         }
     }
 
-    fn encode(
-        &self,
-        slice: &Slice,
-        scratch: &mut Scratch,
-        ids: &mut Vec<u32>,
-        output: &mut Output,
-    ) -> Result<()> {
+    fn encode(&self, slice: &Slice, scratch: &mut Scratch, output: &mut Output) -> Result<()> {
         for piece in slice.pieces() {
-            ids.clear();
-            ids.shrink_to(LARGEST_KEPT / 4);
-            self.encode_piece(&piece, scratch, ids)?;
             let part = if piece.in_validation { &mut output.validation } else { &mut output.train };
+            let first = part.ids.len();
+            self.encode_piece(&piece, scratch, &mut part.ids)?;
+            let ids = &part.ids[first..];
             part.counts.add_ids(ids);
             part.counts.documents += self.documents_in(&piece, ids);
             part.counts.text_bytes += match piece.content {
                 Content::Text(text) => text.len() as u64,
                 Content::Byte(_) => 1,
             };
-            let needed = ids.len() * self.options.dtype.size();
-            part.bytes
-                .try_reserve(needed)
-                .map_err(|_| Error::OutOfMemory { bytes: part.bytes.len() + needed })?;
-            self.options.dtype.append(ids, &mut part.bytes);
         }
         self.progress.check()
     }
@@ -345,6 +335,7 @@ impl Job<'_, '_> {
         scratch: &mut Scratch,
         ids: &mut Vec<u32>,
     ) -> Result<()> {
+        let first = ids.len();
         match piece.content {
             Content::Text(text) => {
                 let special = self.options.special;
@@ -356,7 +347,7 @@ impl Job<'_, '_> {
         }
         if let Some(end) = self.end_id
             && piece.ends_document
-            && ids.last() != Some(&end)
+            && ids[first..].last() != Some(&end)
         {
             ids.push(end);
         }
@@ -418,8 +409,8 @@ struct Writers {
     train: TokenWriter,
     validation: Option<TokenWriter>,
     counts: (Counts, Counts),
-    /// With `--method in-memory`: the bytes, until the end.
-    held: Option<(Vec<u8>, Vec<u8>)>,
+    /// With `--method in-memory`: the ids, until the end.
+    held: Option<(Vec<u32>, Vec<u32>)>,
 }
 
 impl Writers {
@@ -439,12 +430,12 @@ impl Writers {
         self.counts.0.add(&output.train.counts);
         self.counts.1.add(&output.validation.counts);
         if let Some((train, validation)) = &mut self.held {
-            return hold(train, &output.train.bytes)
-                .and_then(|()| hold(validation, &output.validation.bytes));
+            return hold(train, &output.train.ids)
+                .and_then(|()| hold(validation, &output.validation.ids));
         }
-        self.train.write(&output.train.bytes)?;
+        self.train.write(&output.train.ids)?;
         match &mut self.validation {
-            Some(writer) => writer.write(&output.validation.bytes),
+            Some(writer) => writer.write(&output.validation.ids),
             None => Ok(()),
         }
     }
@@ -469,9 +460,8 @@ impl Writers {
     }
 }
 
-fn hold(held: &mut Vec<u8>, bytes: &[u8]) -> Result<()> {
-    held.try_reserve(bytes.len())
-        .map_err(|_| Error::OutOfMemory { bytes: held.len() + bytes.len() })?;
-    held.extend_from_slice(bytes);
+fn hold(held: &mut Vec<u32>, ids: &[u32]) -> Result<()> {
+    reserve(held, ids.len())?;
+    held.extend_from_slice(ids);
     Ok(())
 }

@@ -31,9 +31,10 @@ const PATTERNS: [(&str, &str); 5] = [
 ];
 
 /// What random texts and tokens are made of: few characters, so that merges happen.
-const PIECES: [&str; 30] = [
+const PIECES: [&str; 31] = [
     "a", "a", "a", "b", "b", "c", "A", "e", " ", " ", " ", "\n", "\r\n", "\t", "'", "'s", "'LL",
-    "1", "22", "é", "e\u{301}", "世", "界", "🦀", "\u{a0}", "\u{3000}", "\0", "<|", "|>", "!?",
+    "1", "22", "é", "e\u{301}", "世", "界", "の", "🦀", "\u{a0}", "\u{3000}", "\0", "<|", "|>",
+    "!?",
 ];
 const SPECIALS: [&str; 5] = ["<|x|>", "<|x|><|x|>", "ab a", "b a\n", "🦀"];
 
