@@ -2,11 +2,9 @@
 //!
 //! A [`Tokenizer`] never changes and is shared freely. What changes while encoding lives in a
 //! [`Scratch`], one a thread: the pretoken cache with its byte budget and buffers of fixed size. So
-//! encoding takes memory for its ids alone. Pretokens go by 256: first all keys are hashed and
-//! their cache lines called for, then all are looked up; a look-up right after its hash would wait
-//! for memory each time.
+//! encoding takes memory for its ids alone. Pretokens go by rounds of some hundred: all are asked for
+//! before the first is looked up, since a look-up right after its hash would wait for memory.
 
-use std::ops::Range;
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,9 +14,10 @@ use rayon::prelude::*;
 use crate::cut::CutRule;
 use crate::error::{Error, Result};
 use crate::merge::{MergeScratch, Merger};
-use crate::pretoken_cache::{Asked, PretokenCache, Tail};
+use crate::pretoken_cache::{PretokenCache, Tail};
 use crate::pretokenize::Scheme;
 use crate::progress::Progress;
+use crate::round::Round;
 use crate::seams::Seams;
 use crate::special_tokens::{SpecialHandling, SpecialTokens};
 use crate::vocabulary::Vocabulary;
@@ -27,8 +26,6 @@ use crate::vocabulary_files::TokenizerParts;
 /// The byte budget of a [`Scratch`]'s cache. Memory is taken from the system as it is first
 /// touched, so short texts cost far less.
 pub const CACHE_BYTES: usize = 16 << 20;
-/// Pretokens looked up together.
-const ROUND: usize = 256;
 /// A batch is split into parts of about this many bytes.
 const PART: usize = 1 << 18;
 
@@ -63,8 +60,7 @@ pub struct Scratch {
     serial: u64,
     cache: PretokenCache,
     merge: MergeScratch,
-    ends: Box<[usize; ROUND]>,
-    asked: Box<[Asked; ROUND]>,
+    round: Round,
 }
 
 impl Tokenizer {
@@ -146,8 +142,7 @@ impl Tokenizer {
             serial: self.serial,
             cache: PretokenCache::with_budget(cache_bytes)?,
             merge: MergeScratch::new(),
-            ends: Box::new([0; ROUND]),
-            asked: Box::new([Asked::default(); ROUND]),
+            round: Round::new(),
         })
     }
 
@@ -256,54 +251,44 @@ impl Tokenizer {
     ) -> Result<()> {
         let bytes = text.as_bytes();
         let tail = Tail::new(bytes);
+        // What is a token of its own only as a whole pretoken must stay whole.
+        let seams = (!self.merger.whole_first()).then_some(&self.seams);
         let mut scanner = self.scheme.scanner(text);
-        let mut start = 0;
-        while start < bytes.len() {
+        scratch.round.restart();
+        while scratch.round.fill(&mut scanner, bytes, &tail, seams, &scratch.cache)? {
             progress.check()?;
-            let count = scanner.fill(&mut scratch.ends[..])?;
-            scratch.cache.ask(bytes, &tail, start, &scratch.ends[..count], &mut scratch.asked[..]);
             let mut done = 0;
             loop {
-                done += scratch.cache.emit(&scratch.asked[done..count], out)?;
-                if done == count {
+                let asked = scratch.round.asked(done);
+                let known = scratch.cache.emit(asked, out)?;
+                if known == asked.len() {
                     break;
                 }
-                let first = if done == 0 { start } else { scratch.ends[done - 1] };
-                let pretoken = first..scratch.ends[done];
-                self.encode_apart(bytes, pretoken, &tail, scratch, out, progress)?;
-                done += 1;
+                done += known + 1;
+                let pretoken = scratch.round.place(done - 1);
+                let sixteen = tail.sixteen(bytes, pretoken.start);
+                self.encode_one(&bytes[pretoken], sixteen, scratch, out, progress)?;
             }
-            start = scratch.ends[count - 1];
         }
         Ok(())
     }
 
-    /// One pretoken that was not found: met for the first time, long, or divided by seams.
+    /// One pretoken that the round did not find: long, displaced, or met for the first time.
     #[inline(never)]
-    fn encode_apart(
+    fn encode_one(
         &self,
-        text: &[u8],
-        pretoken: Range<usize>,
-        tail: &Tail,
+        pretoken: &[u8],
+        sixteen: &[u8; 16],
         scratch: &mut Scratch,
         out: &mut Vec<u32>,
         progress: &Progress,
     ) -> Result<()> {
-        let mut start = pretoken.start;
-        while start < pretoken.end {
-            let rest = &text[start..pretoken.end];
-            // What is a token of its own only as a whole pretoken must stay whole.
-            let divides = !self.merger.whole_first();
-            let part = if divides { &rest[..self.seams.next(rest, 1)] } else { rest };
-            // As many ids as bytes at most, and the cache writes four at a time.
-            reserve(out, part.len() + 4)?;
-            if !scratch.cache.emit_one(part, tail.sixteen(text, start), out) {
-                progress.check()?;
-                let first = out.len();
-                self.merge(part, &mut scratch.merge, out, progress)?;
-                scratch.cache.insert(part, &out[first..]);
-            }
-            start += part.len();
+        // As many ids as bytes at most, and the cache writes four at a time.
+        reserve(out, pretoken.len() + 4)?;
+        if !scratch.cache.emit_one(pretoken, sixteen, out) {
+            let first = out.len();
+            self.merge(pretoken, &mut scratch.merge, out, progress)?;
+            scratch.cache.insert(pretoken, &out[first..]);
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ mod pretoken_cache;
 pub mod pretokenize;
 pub mod progress;
 mod regex_dialect;
+mod round;
 mod seams;
 pub mod special_tokens;
 pub mod text_source;

@@ -94,19 +94,9 @@ impl Asked {
     /// Of the `len` first bytes of these.
     #[inline]
     fn new(sixteen: &[u8; 16], len: usize) -> Self {
-        let mut key = Key::new(sixteen, len);
-        if len > 4 && is_wide(&key) {
-            key.high = NOWHERE;
-        }
+        let key = Key::new(sixteen, len);
         Self { key, hash: key.hash() }
     }
-}
-
-/// Whether one of the first two bytes begins a character of three bytes or more: such text is
-/// looked up in smaller pieces, see [`crate::seams`].
-#[inline]
-fn is_wide(key: &Key) -> bool {
-    key.low & key.low << 1 & key.low << 2 & 0x8080 != 0
 }
 
 /// The last bytes of a text with room behind them, so that sixteen can be read from any place.
@@ -196,7 +186,7 @@ impl PretokenCache {
     }
 
     /// Prepares the look-up of `text[start..end]`, and of all that follow up to the other `ends`.
-    /// What is long or begins with wide characters is left out: the look-up will not find it.
+    /// What is long is left out: the look-up will not find it.
     #[inline]
     pub(crate) fn ask(
         &self,

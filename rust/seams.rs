@@ -18,6 +18,21 @@ use crate::vocabulary::{MergeRule, Vocabulary};
 /// The first byte of a character of three bytes or more.
 const WIDE: u8 = 0xe0;
 
+/// Whether two characters of three bytes stand side by side in `text`, so that dividing it is worth
+/// while: single dashes and quotes of that size are common in English.
+#[inline]
+pub(crate) fn any_run(text: &[u8]) -> bool {
+    let pairs = text.iter().zip(text.get(3..).unwrap_or_default());
+    // The largest of them is found sixteen at a time; a loop that asks each could stop at any.
+    pairs.fold(0, |largest, (one, other)| largest.max(*one.min(other))) >= WIDE
+}
+
+/// Whether a character of three bytes or more begins with one of the first two bytes.
+#[inline]
+pub(crate) fn begins_wide(pretoken: &[u8]) -> bool {
+    pretoken.iter().take(2).any(|&byte| byte >= WIDE)
+}
+
 /// What the tokens of a vocabulary hold around places where a wide character begins.
 #[derive(Debug)]
 pub(crate) struct Seams {

@@ -166,13 +166,20 @@ impl Scanner<'_, '_> {
     /// Writes the ends (byte offsets in the text) of the next pretokens to `ends` and returns how
     /// many; fewer than `ends.len()` only when the text is used up.
     pub fn fill(&mut self, ends: &mut [usize]) -> Result<usize> {
+        self.fill_some(ends, ends.len())
+    }
+
+    /// As [`Scanner::fill`], but pauses once there are `enough`. To have room for 64 more saves work:
+    /// the scanner then pauses between two windows.
+    pub fn fill_some(&mut self, ends: &mut [usize], enough: usize) -> Result<usize> {
+        let enough = enough.min(ends.len());
         let text = self.text.as_bytes();
         match &mut self.rule {
-            Rule::Gpt2(rule) => Ok(self.kernel.fill(rule, text, &mut self.at, ends)),
-            Rule::Gpt4(rule) => Ok(self.kernel.fill(rule, text, &mut self.at, ends)),
+            Rule::Gpt2(rule) => Ok(self.kernel.fill(rule, text, &mut self.at, ends, enough)),
+            Rule::Gpt4(rule) => Ok(self.kernel.fill(rule, text, &mut self.at, ends, enough)),
             Rule::Regex(pattern, walk) => {
                 let mut count = 0;
-                while count < ends.len() && self.at < self.text.len() {
+                while count < enough && self.at < self.text.len() {
                     self.at = walk.next_end(pattern, self.text, self.at)?;
                     ends[count] = self.at;
                     count += 1;

@@ -72,35 +72,48 @@ impl Kernel {
     /// The one that every processor runs.
     pub const PORTABLE: Self = Self(Kind::Portable);
 
-    /// Writes the ends of the pretokens from `at` on to `ends`, as many as fit, moves `at` behind
-    /// the last of them, and returns how many there are.
+    /// Writes the ends of the pretokens from `at` on to `ends`, as many as fit or until there are
+    /// `enough`, moves `at` behind the last of them, and returns how many there are.
     pub(super) fn fill<R: Rule>(
         self,
         rule: &R,
         text: &[u8],
         at: &mut usize,
         ends: &mut [usize],
+        enough: usize,
     ) -> usize {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: only `best` makes this kernel, and only where these features were detected.
-            Kind::Avx2 => unsafe { fill_avx2(rule, text, at, ends) },
-            Kind::Portable => fill::<Portable, R>(rule, text, at, ends),
+            Kind::Avx2 => unsafe { fill_avx2(rule, text, at, ends, enough) },
+            Kind::Portable => fill::<Portable, R>(rule, text, at, ends, enough),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-fn fill_avx2<R: Rule>(rule: &R, text: &[u8], at: &mut usize, ends: &mut [usize]) -> usize {
-    fill::<Avx2, R>(rule, text, at, ends)
+fn fill_avx2<R: Rule>(
+    rule: &R,
+    text: &[u8],
+    at: &mut usize,
+    ends: &mut [usize],
+    enough: usize,
+) -> usize {
+    fill::<Avx2, R>(rule, text, at, ends, enough)
 }
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "the kernel's instructions are those of its caller")]
-fn fill<W: Window, R: Rule>(rule: &R, text: &[u8], at: &mut usize, ends: &mut [usize]) -> usize {
+fn fill<W: Window, R: Rule>(
+    rule: &R,
+    text: &[u8],
+    at: &mut usize,
+    ends: &mut [usize],
+    enough: usize,
+) -> usize {
     let mut count = 0;
-    while *at < text.len() && count < ends.len() {
+    while *at < text.len() && count < enough {
         let rest = &text[*at..];
         let found = if let Some(window) = rest.first_chunk::<WIDTH>() {
             rule.ends::<W>(window, WIDTH)

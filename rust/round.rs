@@ -1,0 +1,120 @@
+//! A round: some hundred pretokens of a text, divided at seams, and asked for together.
+//!
+//! Scanning and asking take turns every few dozen pretokens: while the scanner computes, the memory
+//! that was asked for arrives, and never so much is asked for at once that asking waits.
+
+use std::ops::Range;
+
+use crate::error::Result;
+use crate::pretoken_cache::{Asked, PretokenCache, SHORT, Tail};
+use crate::pretokenize::Scanner;
+use crate::seams::{self, Seams};
+
+/// A round is full from so many pretokens on.
+const FULL: usize = 256;
+/// The scanner pauses after so many pretokens.
+const TURN: usize = 48;
+/// The most that one turn of the scanner brings: it finishes its window.
+const MOST: usize = TURN + 64;
+
+/// Pretokens of one text, or parts of such between two seams, and their places in the cache.
+#[derive(Debug)]
+pub(crate) struct Round {
+    /// Where the first one starts.
+    start: usize,
+    ends: Box<[usize; FULL + MOST]>,
+    asked: Box<[Asked; FULL + MOST]>,
+    count: usize,
+    /// Ends of pretokens that were found and are still to be divided.
+    found: Box<[usize; MOST]>,
+    left: Range<usize>,
+    /// Where the next one starts.
+    at: usize,
+}
+
+impl Round {
+    /// An empty round, for any text.
+    pub(crate) fn new() -> Self {
+        Self {
+            start: 0,
+            ends: Box::new([0; FULL + MOST]),
+            asked: Box::new([Asked::default(); FULL + MOST]),
+            count: 0,
+            found: Box::new([0; MOST]),
+            left: 0..0,
+            at: 0,
+        }
+    }
+
+    /// Begins a new text.
+    pub(crate) fn restart(&mut self) {
+        (self.start, self.count, self.left, self.at) = (0, 0, 0..0, 0);
+    }
+
+    /// The next pretokens of `text`, which `scanner` walks; false where there are no more. What
+    /// `seams` are given divide long and wide ones.
+    pub(crate) fn fill(
+        &mut self,
+        scanner: &mut Scanner<'_, '_>,
+        text: &[u8],
+        tail: &Tail,
+        seams: Option<&Seams>,
+        cache: &PretokenCache,
+    ) -> Result<bool> {
+        (self.start, self.count) = (self.at, 0);
+        while self.count < FULL {
+            let (first, from) = (self.count, self.at);
+            if let Some(seams) = seams
+                && !self.left.is_empty()
+            {
+                self.divide(text, seams);
+            } else {
+                let found = scanner.fill_some(&mut self.ends[first..], TURN)?;
+                if found == 0 {
+                    break;
+                }
+                let end = self.ends[first + found - 1];
+                if seams.is_some() && seams::any_run(&text[from..end]) {
+                    self.found[..found].copy_from_slice(&self.ends[first..first + found]);
+                    self.left = 0..found;
+                    continue;
+                }
+                (self.count, self.at) = (first + found, end);
+            }
+            let new = first..self.count;
+            cache.ask(text, tail, from, &self.ends[new.clone()], &mut self.asked[new]);
+        }
+        Ok(self.count > 0)
+    }
+
+    fn divide(&mut self, text: &[u8], seams: &Seams) {
+        while self.count < FULL && !self.left.is_empty() {
+            let end = self.found[self.left.start];
+            let pretoken = &text[self.at..end];
+            let is_wide = pretoken.len() > 4 && seams::begins_wide(pretoken);
+            self.at = if is_wide || pretoken.len() > SHORT {
+                self.at + seams.next(pretoken, 1)
+            } else {
+                end
+            };
+            self.ends[self.count] = self.at;
+            self.count += 1;
+            if self.at == end {
+                self.left.start += 1;
+            }
+        }
+    }
+
+    /// What was asked for, from the one numbered `first` on.
+    #[inline]
+    pub(crate) fn asked(&self, first: usize) -> &[Asked] {
+        &self.asked[first..self.count]
+    }
+
+    /// Where the one numbered `number` stands.
+    #[inline]
+    pub(crate) fn place(&self, number: usize) -> Range<usize> {
+        let start = if number == 0 { self.start } else { self.ends[number - 1] };
+        start..self.ends[number]
+    }
+}
