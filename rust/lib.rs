@@ -12,6 +12,7 @@ pub mod error;
 pub mod learn_merges;
 mod memory;
 pub mod merge;
+mod merge_long;
 mod pretoken_cache;
 pub mod pretokenize;
 pub mod progress;

@@ -2,27 +2,24 @@
 //!
 //! Again and again the adjacent pair of lowest rank merges, the leftmost of equals, until no pair
 //! is left. Words are short, so the pair is found by a scan (O(n²) in the pretoken's bytes, but a
-//! few nanoseconds a step); beyond [`LONG`] bytes by a heap over a linked list, O(n log n), which
+//! few nanoseconds a step); beyond [`LONG`] bytes [`crate::merge_long`] takes over, O(n log n), which
 //! takes a megabyte without a break in stride.
-
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 
 use rustc_hash::FxHashSet;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::merge_long::merge_long;
 use crate::progress::Progress;
 use crate::special_tokens::SpecialTokens;
 use crate::vocabulary::{MergeRule, Vocabulary};
 
 /// Beyond this many bytes the heap takes over; the scan keeps its symbols as bits of a word.
 const LONG: usize = 64;
-/// Buffers that grew past this many bytes for one long pretoken are given back.
-const KEEP: usize = 1 << 16;
 
 /// The place of a pair in the order of merging: the smallest merges first.
-type Rank = u32;
-const NO_MERGE: Rank = u32::MAX;
+pub(crate) type Rank = u32;
+/// No rank.
+pub(crate) const NO_MERGE: Rank = u32::MAX;
 const FREE: u64 = u64::MAX;
 
 /// All pairs that merge: open addressing by the packed pair, at most half full. Most pairs that are
@@ -95,16 +92,7 @@ pub struct Merger {
 
 /// Buffers of the kernel, reused from pretoken to pretoken.
 #[derive(Debug)]
-pub struct MergeScratch {
-    short: Box<Symbols>,
-    ids: Vec<u32>,
-    before: Vec<u32>,
-    after: Vec<u32>,
-    /// Rank in the upper half, position in the lower: lowest rank first, then leftmost.
-    heap: BinaryHeap<Reverse<u64>>,
-    /// How many pairs were looked at since these buffers were made; what tests count.
-    steps: u64,
-}
+pub struct MergeScratch(Box<Symbols>);
 
 /// The symbols of a short pretoken, each where its first byte stood, and the rank of the pair that
 /// begins with it; [`NO_MERGE`] where no symbol begins.
@@ -115,16 +103,9 @@ struct Symbols {
 }
 
 impl MergeScratch {
-    /// Buffers that suffice for every pretoken shorter than the heap's.
+    /// Buffers that suffice for every pretoken of at most [`LONG`] bytes; others bring their own.
     pub fn new() -> Self {
-        Self {
-            short: Box::new(Symbols { ids: [0; LONG], ranks: [NO_MERGE; LONG] }),
-            ids: Vec::new(),
-            before: Vec::new(),
-            after: Vec::new(),
-            heap: BinaryHeap::new(),
-            steps: 0,
-        }
+        Self(Box::new(Symbols { ids: [0; LONG], ranks: [NO_MERGE; LONG] }))
     }
 }
 
@@ -212,8 +193,8 @@ impl Merger {
         match pretoken.len() {
             0 => {}
             1 => out.push(self.byte_ids[usize::from(pretoken[0])]),
-            2..=LONG => self.merge_short(pretoken, &mut scratch.short, out),
-            _ => self.merge_long(pretoken, scratch, out, progress)?,
+            2..=LONG => self.merge_short(pretoken, &mut scratch.0, out),
+            _ => merge_long(self, pretoken, out, progress).map(drop)?,
         }
         Ok(())
     }
@@ -263,140 +244,21 @@ impl Merger {
         }
     }
 
-    /// Each symbol stands where its first byte stood; `before` and `after` lead to its neighbours.
-    fn merge_long(
-        &self,
-        pretoken: &[u8],
-        scratch: &mut MergeScratch,
-        out: &mut Vec<u32>,
-        progress: &Progress,
-    ) -> Result<()> {
-        let len = u32::try_from(pretoken.len()).map_err(|_| {
-            Error::Usage("a pretoken of 4 GiB or more; no pattern should make one".to_owned())
-        })?;
-        scratch.prepare_long(pretoken.len())?;
-        let MergeScratch { ids, before, after, heap, steps, .. } = scratch;
-        ids.extend(pretoken.iter().map(|byte| self.byte_ids[usize::from(*byte)]));
-        before.extend((0..len).map(|place| place.wrapping_sub(1)));
-        after.extend(1..=len);
-        let mut first = std::mem::take(heap).into_vec();
-        for (place, pair) in (0..).zip(ids.windows(2)) {
-            let rank = self.pairs.get(pair[0], pair[1]);
-            if rank != NO_MERGE {
-                first.push(Reverse(pack(rank, place)));
-            }
-        }
-        *heap = BinaryHeap::from(first);
-        while let Some(Reverse(entry)) = heap.pop() {
-            *steps += 1;
-            if steps.is_multiple_of(1 << 14) {
-                progress.check()?;
-            }
-            let (rank, place) = unpack(entry);
-            let at = place as usize;
-            // A symbol that was swallowed leads nowhere; one whose pair has changed since has
-            // another entry of its own.
-            let next = after[at];
-            if next >= len {
-                continue;
-            }
-            if self.pairs.get(ids[at], ids[next as usize]) != rank {
-                continue;
-            }
-            ids[at] = self.merged[rank as usize];
-            let beyond = after[next as usize];
-            after[next as usize] = GONE;
-            after[at] = beyond;
-            if beyond < len {
-                before[beyond as usize] = place;
-                push(heap, self.pairs.get(ids[at], ids[beyond as usize]), place);
-            }
-            let previous = before[at];
-            if previous < len {
-                push(heap, self.pairs.get(ids[previous as usize], ids[at]), previous);
-            }
-        }
-        let mut place = 0;
-        while place < len {
-            out.push(ids[place as usize]);
-            place = after[place as usize];
-        }
-        scratch.give_back();
-        Ok(())
-    }
-}
-
-/// Marks a symbol that its left neighbour has swallowed.
-const GONE: u32 = u32::MAX;
-
-#[expect(clippy::cast_possible_truncation, reason = "the two halves")]
-fn unpack(entry: u64) -> (u32, u32) {
-    ((entry >> 32) as u32, entry as u32)
-}
-
-fn push(heap: &mut BinaryHeap<Reverse<u64>>, rank: Rank, place: u32) {
-    if rank != NO_MERGE {
-        heap.push(Reverse(pack(rank, place)));
-    }
-}
-
-impl MergeScratch {
-    fn prepare_long(&mut self, len: usize) -> Result<()> {
-        self.ids.clear();
-        self.before.clear();
-        self.after.clear();
-        self.heap.clear();
-        // Every merge takes one entry off the heap and adds at most two.
-        self.ids
-            .try_reserve_exact(len)
-            .and_then(|()| self.before.try_reserve_exact(len))
-            .and_then(|()| self.after.try_reserve_exact(len))
-            .and_then(|()| self.heap.try_reserve_exact(2 * len))
-            .map_err(|_| Error::OutOfMemory { bytes: len * 28 })
+    /// The id of a single byte.
+    #[inline]
+    pub(crate) fn byte_id(&self, byte: u8) -> u32 {
+        self.byte_ids[usize::from(byte)]
     }
 
-    fn give_back(&mut self) {
-        self.ids.clear();
-        self.ids.shrink_to(KEEP / 4);
-        self.before = Vec::new();
-        self.after = Vec::new();
-        self.heap = BinaryHeap::new();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The bytes, and all powers of two of `a` up to 2¹⁶.
-    fn doubling() -> Merger {
-        let tokens = (0..=255u8).map(|byte| vec![byte]);
-        let long = (1..=16).map(|power| vec![b'a'; 1 << power]);
-        let merges = (0..16).map(|power| (vec![b'a'; 1 << power], vec![b'a'; 1 << power]));
-        let tokens: Vec<_> = (0..).zip(tokens.chain(long)).collect();
-        let vocabulary = Vocabulary::from_merges(tokens, merges).unwrap();
-        Merger::new(&vocabulary, &SpecialTokens::none())
+    /// The rank of a pair; [`NO_MERGE`] where it does not merge.
+    #[inline]
+    pub(crate) fn rank(&self, left: u32, right: u32) -> Rank {
+        self.pairs.get(left, right)
     }
 
-    #[test]
-    fn a_megabyte_of_one_character_takes_steps_in_proportion_to_its_length() {
-        let merger = doubling();
-        let (mut scratch, mut out) = (MergeScratch::new(), Vec::new());
-        let text = vec![b'a'; 1 << 20];
-        merger.merge(&text, &mut scratch, &mut out, &Progress::default()).unwrap();
-        assert_eq!(out, vec![271; 16]);
-        assert!(scratch.steps <= 3 << 20, "{} steps", scratch.steps);
-    }
-
-    #[test]
-    fn scan_and_heap_agree_at_every_length() {
-        let merger = doubling();
-        for len in 2..=LONG {
-            let text: Vec<u8> = (0..len).map(|i| if i % 7 == 6 { b'b' } else { b'a' }).collect();
-            let (mut scratch, mut short, mut long) = (MergeScratch::new(), Vec::new(), Vec::new());
-            merger.merge_short(&text, &mut scratch.short, &mut short);
-            merger.merge_long(&text, &mut scratch, &mut long, &Progress::default()).unwrap();
-            assert_eq!(short, long);
-        }
+    /// What the pair of this rank becomes.
+    #[inline]
+    pub(crate) fn merged(&self, rank: Rank) -> u32 {
+        self.merged[rank as usize]
     }
 }

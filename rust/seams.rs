@@ -64,15 +64,16 @@ impl Seams {
 
     fn add(&mut self, token: &[u8]) {
         for at in (1..token.len()).filter(|&at| token[at] >= WIDE) {
-            self.pairs.add(&token[at - 1..=at]);
+            let (x, y) = (token[at - 1], token[at]);
+            self.pairs.add(pair(x, y));
             if token.len() == 2 {
-                self.tokens.add(token);
+                self.tokens.add(pair(x, y));
             }
             if at > 1 {
-                self.before.add(&token[at - 2..=at]);
+                self.before.add(triple(token[at - 2], x, y));
             }
             if at + 1 < token.len() {
-                self.after.add(&token[at - 1..at + 2]);
+                self.after.add(triple(x, y, token[at + 1]));
             }
         }
     }
@@ -92,20 +93,34 @@ impl Seams {
 
     #[inline]
     fn is_seam(&self, pretoken: &[u8], at: usize) -> bool {
-        if !self.pairs.has(&pretoken[at - 1..=at]) {
+        let (x, y) = (pretoken[at - 1], pretoken[at]);
+        if !self.pairs.has(pair(x, y)) {
             return true;
         }
-        if self.tokens.has(&pretoken[at - 1..=at]) {
+        if self.tokens.has(pair(x, y)) {
             return false;
         }
-        let before = at > 1 && self.before.has(&pretoken[at - 2..=at]);
-        let after = at + 1 < pretoken.len() && self.after.has(&pretoken[at - 1..at + 2]);
+        let before = at > 1 && self.before.has(triple(pretoken[at - 2], x, y));
+        let after = at + 1 < pretoken.len() && self.after.has(triple(x, y, pretoken[at + 1]));
         !before && !after
     }
 }
 
-/// A set of pairs (exact) or triples of bytes; of triples it may have some that were never added,
-/// which hides a seam and changes no id. Eight kilobytes, so that it stays close at hand.
+/// Two bytes as a number.
+#[inline]
+fn pair(x: u8, y: u8) -> u16 {
+    u16::from_be_bytes([x, y])
+}
+
+/// Three bytes as a hash.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the upper half of the product is the best")]
+fn triple(x: u8, y: u8, z: u8) -> u16 {
+    (u32::from_be_bytes([0, x, y, z]).wrapping_mul(0x9e37_79b1) >> 16) as u16
+}
+
+/// A set of pairs, or of triples: of these it may seem to have some that were never added, which
+/// hides a seam and changes no id. Eight kilobytes, so that it stays close at hand.
 #[derive(Debug)]
 struct Set(Box<[u64; 1024]>);
 
@@ -114,28 +129,13 @@ impl Set {
         Self(Box::new([0; 1024]))
     }
 
-    fn add(&mut self, bytes: &[u8]) {
-        let (word, bit) = Self::place(bytes);
-        self.0[word] |= 1 << bit;
+    fn add(&mut self, number: u16) {
+        self.0[usize::from(number >> 6)] |= 1 << (number & 63);
     }
 
     #[inline]
-    fn has(&self, bytes: &[u8]) -> bool {
-        let (word, bit) = Self::place(bytes);
-        self.0[word] >> bit & 1 != 0
-    }
-
-    #[inline]
-    fn place(bytes: &[u8]) -> (usize, u32) {
-        let index = match bytes {
-            [x, y] => u32::from(*x) << 8 | u32::from(*y),
-            // The first and the second byte tell little beyond their lower six bits.
-            bytes => {
-                let all = bytes.iter().fold(0, |all, byte| all << 8 | u32::from(*byte));
-                all.wrapping_mul(0x9e37_79b1) >> 16
-            }
-        };
-        ((index >> 6) as usize & 1023, index & 63)
+    fn has(&self, number: u16) -> bool {
+        self.0[usize::from(number >> 6)] >> (number & 63) & 1 != 0
     }
 }
 

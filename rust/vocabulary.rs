@@ -35,7 +35,7 @@ pub enum MergeRule {
 /// Tokens by id, ids by token, and the merge rule.
 #[derive(Debug, Clone)]
 pub struct Vocabulary {
-    /// All tokens, end to end, by rising id.
+    /// All tokens, end to end, by rising id, and [`Vocabulary::ROOM`] zeros.
     bytes: Vec<u8>,
     /// Each token's id and where its bytes end, by rising id.
     entries: Vec<(u32, u32)>,
@@ -46,16 +46,27 @@ pub struct Vocabulary {
     rule: MergeRule,
 }
 
-/// From an id to a place in the entries: an array unless the ids are too scattered for one.
+/// From an id to its bytes: an array unless the ids are too scattered for one.
 #[derive(Debug, Clone)]
 enum ById {
-    Dense(Vec<u32>),
-    Sparse(FxHashMap<u32, u32>),
+    /// With empty spans for ids that are none.
+    Dense(Vec<Span>),
+    Sparse(FxHashMap<u32, Span>),
+}
+
+/// Where a token's bytes stand among all of them. A token has at least one.
+#[derive(Debug, Clone, Copy, Default)]
+struct Span {
+    start: u32,
+    len: u32,
 }
 
 const NOWHERE: u32 = u32::MAX;
 
 impl Vocabulary {
+    /// How many bytes can be read from any token's start, whatever its length.
+    pub(crate) const ROOM: usize = 16;
+
     /// A vocabulary whose merges are listed, each as its two byte strings.
     pub fn from_merges(
         tokens: impl IntoIterator<Item = (u32, impl AsRef<[u8]>)>,
@@ -100,6 +111,7 @@ impl Vocabulary {
             }
             entries.push((id, end));
         }
+        bytes.extend_from_slice(&[0; Self::ROOM]);
         let mut vocabulary = Self {
             bytes,
             by_id: index_ids(&entries),
@@ -177,12 +189,25 @@ impl Vocabulary {
     }
 
     /// The bytes of token `id`.
+    #[inline]
     pub fn token(&self, id: u32) -> Option<&[u8]> {
-        let place = match &self.by_id {
-            ById::Dense(places) => *places.get(id as usize)?,
-            ById::Sparse(places) => *places.get(&id)?,
-        };
-        if place == NOWHERE { None } else { Some(self.token_at(place as usize)) }
+        let Span { start, len } = self.span(id)?;
+        Some(&self.bytes[start as usize..][..len as usize])
+    }
+
+    /// The length of token `id`, and its bytes with others behind, [`Vocabulary::ROOM`] at least.
+    #[inline]
+    pub(crate) fn token_and_room(&self, id: u32) -> Option<(usize, &[u8])> {
+        let Span { start, len } = self.span(id)?;
+        Some((len as usize, &self.bytes[start as usize..]))
+    }
+
+    #[inline]
+    fn span(&self, id: u32) -> Option<Span> {
+        match &self.by_id {
+            ById::Dense(spans) => spans.get(id as usize).copied().filter(|span| span.len > 0),
+            ById::Sparse(spans) => spans.get(&id).copied(),
+        }
     }
 
     /// The id of the token with these bytes.
@@ -254,15 +279,20 @@ impl PartialEq for Vocabulary {
 impl Eq for Vocabulary {}
 
 fn index_ids(entries: &[(u32, u32)]) -> ById {
+    let starts = [0].into_iter().chain(entries.iter().map(|(_, end)| *end));
+    let spans = entries
+        .iter()
+        .zip(starts)
+        .map(|((id, end), start)| (*id, Span { start, len: end - start }));
     let size = entries.last().map_or(0, |(id, _)| *id as usize + 1);
     if size > (1 << 20) + 4 * entries.len() {
-        return ById::Sparse(entries.iter().map(|(id, _)| *id).zip(0..).collect());
+        return ById::Sparse(spans.collect());
     }
-    let mut places = vec![NOWHERE; size];
-    for (place, (id, _)) in entries.iter().enumerate() {
-        places[*id as usize] = index(place);
+    let mut dense = vec![Span::default(); size];
+    for (id, span) in spans {
+        dense[id as usize] = span;
     }
-    ById::Dense(places)
+    ById::Dense(dense)
 }
 
 /// A place in the entries, of which there are fewer than 2³¹ since each has an id of its own.
