@@ -48,19 +48,20 @@ fn decode_round(
 ) -> Result<()> {
     const ROOM: usize = Vocabulary::ROOM;
     let token = |index: usize| {
-        let id = ids[index].into();
-        let found = u32::try_from(id).ok().and_then(|id| vocabulary.token_and_room(id));
-        found.ok_or(Error::UnknownId { id, index, len: vocabulary.len() })
+        u32::try_from(ids[index].into()).ok().and_then(|id| vocabulary.token_and_room(id))
     };
+    let unknown =
+        |index: usize| Error::UnknownId { id: ids[index].into(), index, len: vocabulary.len() };
     let mut end = bytes.len();
     let mut needed = end + ROOM;
     for index in 0..ids.len() {
-        needed += token(index)?.0;
+        let Some((len, _)) = token(index) else { return Err(unknown(index)) };
+        needed += len;
     }
     reserve(bytes, needed - end)?;
     bytes.resize(needed, 0);
     for index in 0..ids.len() {
-        let (len, token) = token(index)?;
+        let Some((len, token)) = token(index) else { return Err(unknown(index)) };
         if len <= ROOM {
             bytes[end..end + ROOM].copy_from_slice(&token[..ROOM]);
         } else {

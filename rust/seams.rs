@@ -114,7 +114,6 @@ fn pair(x: u8, y: u8) -> u16 {
 
 /// Three bytes as a hash.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "the upper half of the product is the best")]
 fn triple(x: u8, y: u8, z: u8) -> u16 {
     (u32::from_be_bytes([0, x, y, z]).wrapping_mul(0x9e37_79b1) >> 16) as u16
 }

@@ -7,7 +7,7 @@ use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyInt, PyIterator, PyList, PyString};
 
 use super::job;
 use crate::canonical;
@@ -34,12 +34,47 @@ pub(super) struct Tokenizer {
     inner: Arc<encode::Tokenizer>,
     stream: Arc<Mutex<Option<StreamEncoder>>>,
     fingerprint: OnceLock<String>,
+    numbers: Numbers,
+}
+
+/// Python's numbers for ids, each made when it is first given out: to make a number anew takes as
+/// long as to encode the token.
+#[derive(Default)]
+struct Numbers(Mutex<Vec<Option<Py<PyInt>>>>);
+
+impl Numbers {
+    /// Ids from here on are made anew each time, so that scattered ones take no memory.
+    const MOST: usize = 1 << 18;
+
+    fn list<'py>(&self, py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyList>> {
+        // Another thread may be at it, or have been when this process was forked off.
+        let Ok(mut known) = self.0.try_lock() else { return PyList::new(py, ids) };
+        let numbers = ids.iter().map(|&id| {
+            let place = id as usize;
+            if place >= known.len() {
+                if place >= Self::MOST {
+                    return id.into_pyobject(py).unwrap_or_else(|never| match never {});
+                }
+                known.resize_with((place + 1).next_power_of_two(), || None);
+            }
+            let number = known[place].get_or_insert_with(|| {
+                id.into_pyobject(py).unwrap_or_else(|never| match never {}).unbind()
+            });
+            number.bind(py).clone()
+        });
+        PyList::new(py, numbers)
+    }
 }
 
 impl Tokenizer {
     pub(super) fn wrap(inner: encode::Tokenizer) -> Result<Self> {
         let stream = Arc::new(Mutex::new(Some(inner.stream()?)));
-        Ok(Self { inner: Arc::new(inner), stream, fingerprint: OnceLock::new() })
+        Ok(Self {
+            inner: Arc::new(inner),
+            stream,
+            fingerprint: OnceLock::new(),
+            numbers: Numbers::default(),
+        })
     }
 
     pub(super) fn inner(&self) -> &Arc<encode::Tokenizer> {
@@ -113,7 +148,8 @@ impl Tokenizer {
         text: &Bound<'py, PyString>,
         special: &str,
     ) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, self.ids(py, text, special)?)
+        let ids = self.ids(py, text, special)?;
+        self.numbers.list(py, &ids)
     }
 
     fn encode_array<'py>(
