@@ -15,6 +15,7 @@ mod pretoken_cache;
 pub mod pretokenize;
 pub mod progress;
 mod regex_dialect;
+pub mod resume_point;
 pub mod special_tokens;
 pub mod text_source;
 pub mod token_file;

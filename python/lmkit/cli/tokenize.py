@@ -81,6 +81,11 @@ from lmkit.errors import UsageError
     help="Refuse a record, or text without a place to cut, of more than N bytes.",
 )
 @click.option("--force", is_flag=True, help="Replace outputs that are there already.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on where a killed run of the same command was; from the start where there was none.",
+)
 @click.option("--dry_run", is_flag=True, help="Check everything and say what would be done.")
 @json_option
 @quiet_option
@@ -130,8 +135,13 @@ def command(
     if dry_run:
         _say_plan(job.files, job.total_bytes, output_path, as_json=as_json)
         return
-    with progress_bar("Tokenizing", "B", quiet=quiet) as progress:
-        summary = job.run(progress)
+    try:
+        with progress_bar("Tokenizing", "B", quiet=quiet) as progress:
+            summary = job.run(progress)
+    except BaseException:
+        if job.is_resumable:
+            print("What is done so far is kept: --resume goes on from there", file=sys.stderr)
+        raise
     _say_summary(summary, output_path, as_json=as_json, quiet=quiet)
 
 
@@ -160,6 +170,9 @@ def _say_summary(summary: dict[str, Any], output: str, *, as_json: bool, quiet: 
             f"{name}: {part['tokens']:,} tokens of {part['documents']:,} documents, "
             f"{part['text_bytes']:,} bytes ({ratio:.2f} bytes a token)"
         )
-    total = sum(part["text_bytes"] for _, part in parts)
+    resumed = summary.get("resumed_bytes", 0)
+    if resumed:
+        print(f"{resumed:,} bytes of these were done before")
+    total = sum(part["text_bytes"] for _, part in parts) - resumed
     seconds = max(summary["seconds"], 1e-9)
     print(f"Done in {seconds:.2f} s, {total / 1e6 / seconds:,.1f} MB/s")
