@@ -8,20 +8,13 @@ import click
 
 from lmkit.cli.options import Command, json_option, quiet_option
 from lmkit.cli.progress import progress_bar
+from lmkit.cli.text_options import data_path_option, reading_options
 from lmkit.cli.tokenizer_options import load_tokenizer, say_special, tokenizer_options
 from lmkit.errors import UsageError
 
 
 @click.command(cls=Command)
-@click.option(
-    "--data_path",
-    "data_paths",
-    multiple=True,
-    required=True,
-    metavar="PATH",
-    help="Read this file, folder, glob or - (standard input); repeats. .gz and .zst are unpacked, "
-    ".jsonl is read line by line.",
-)
+@data_path_option("Read")
 @click.option(
     "--output_path",
     required=True,
@@ -43,14 +36,7 @@ from lmkit.errors import UsageError
     show_default=True,
     help="Store ids like this; uint16 only where the vocabulary fits.",
 )
-@click.option(
-    "--errors",
-    type=click.Choice(["strict", "replace", "bytes"]),
-    default="strict",
-    show_default=True,
-    help="Refuse bytes that are not UTF-8, replace them by U+FFFD, or take each on its own.",
-)
-@click.option("--text_field", metavar="FIELD", help="Read FIELD of each line of .jsonl.  [text]")
+@reading_options("Encode")
 @click.option(
     "--end_of_document",
     metavar="TOKEN",
@@ -65,12 +51,6 @@ from lmkit.errors import UsageError
 )
 @click.option(
     "--val_output_path", metavar="FILE", help="Write those here.  [default: NAME.val.npy]"
-)
-@click.option(
-    "--num_threads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Encode on N threads; the result is the same for any.  [default: one per core]",
 )
 @click.option(
     "--max_record_bytes",
