@@ -8,7 +8,7 @@ SOURCES = pyproject.toml Cargo.toml Cargo.lock $(shell find rust -name '*.rs')
 # nextest where it is found, cargo's own runner elsewhere.
 CARGO_TEST = $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run --no-fail-fast" || echo "cargo test --no-fail-fast")
 
-.PHONY: help setup demo format lint test test-all bench cov wheel clean
+.PHONY: help setup demo format lint test test-all bench cov wheel readme clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -51,13 +51,19 @@ test-all: setup  ## Run every test that needs no GPU, property tests at length.
 	cargo test --locked --doc
 	LMKIT_EXAMPLES=2000 $(BIN)/python -m pytest -m "not gpu"
 
-bench: setup  ## Measure against the peers; writes benches/results/. LMKIT_SHARED names the corpora's folder.
+bench: setup  ## Measure against the peers (half an hour); writes benches/results/ and README's figures. LMKIT_SHARED names the corpora's folder.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	cargo bench --locked
 	$(BIN)/python benches/python/startup.py
+	$(BIN)/python benches/python/in_memory.py
 	$(BIN)/python benches/python/encode.py
+	$(BIN)/python benches/python/encode_large.py
 	$(BIN)/python benches/python/learn_merges.py
 	$(BIN)/python benches/python/train_step.py
+	$(BIN)/python benches/python/readme_table.py
+
+readme: setup  ## Rewrite README's figures from the newest records of benches/results/.
+	$(BIN)/python benches/python/readme_table.py
 
 cov: setup  ## Measure test coverage (needs cargo-llvm-cov).
 	cargo llvm-cov nextest

@@ -39,11 +39,36 @@ pub(crate) struct BlockWriter {
 impl BlockWriter {
     /// Creates the file at `path`, where none may be; errors name `shown`.
     pub(crate) fn create(path: &Path, shown: &Path) -> Result<Self> {
-        let buffer = zeroed::<u8>(BLOCK + ALIGNMENT)?;
         // New, so that two threads of one process do not write the same file.
         let file = File::create_new(path).map_err(|source| Error::io(shown, source))?;
+        Self::of(file, path)
+    }
+
+    /// Goes on with a file that a writer of this kind began and that is whole up to `end`; what it
+    /// holds beyond is cut off.
+    pub(crate) fn reopen(path: &Path, shown: &Path, end: u64) -> Result<Self> {
+        let refused = |source| Error::io(shown, source);
+        let file = File::options().read(true).write(true).open(path).map_err(refused)?;
+        file.set_len(end).map_err(refused)?;
+        let mut writer = Self::of(file, path)?;
+        writer.offset = end / BLOCK as u64 * BLOCK as u64;
+        while writer.offset + (writer.filled as u64) < end {
+            let room = &mut writer.buffer[writer.base..][writer.filled..BLOCK];
+            let at = writer.offset + writer.filled as u64;
+            writer.filled += read_at(&writer.file, room, at).map_err(refused)?;
+        }
+        Ok(writer)
+    }
+
+    fn of(file: File, path: &Path) -> Result<Self> {
+        let buffer = zeroed::<u8>(BLOCK + ALIGNMENT)?;
         let base = buffer.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
         Ok(Self { file, direct: open_direct(path), buffer, base, filled: 0, offset: 0 })
+    }
+
+    /// Hands everything to the system that was appended.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        write_all_at(&self.file, &self.buffer[self.base..][..self.filled], self.offset)
     }
 
     /// Appends what `fill` writes to the room it is given, some multiple of 64 bytes after a header
@@ -73,7 +98,7 @@ impl BlockWriter {
 
     /// Writes what is left, and `header` over the file's first bytes; syncs, and returns the file.
     pub(crate) fn finish(self, header: &[u8]) -> io::Result<File> {
-        write_all_at(&self.file, &self.buffer[self.base..][..self.filled], self.offset)?;
+        self.flush()?;
         write_all_at(&self.file, header, 0)?;
         self.file.sync_all()?;
         Ok(self.file)
@@ -89,6 +114,16 @@ fn open_direct(path: &Path) -> Option<File> {
 #[cfg(not(target_os = "linux"))]
 fn open_direct(_path: &Path) -> Option<File> {
     None
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
 }
 
 #[cfg(unix)]
@@ -133,6 +168,32 @@ mod tests {
         assert_eq!(read[3..], bytes[3..]);
         assert_eq!(read[..3], [255; 3]);
         read
+    }
+
+    #[test]
+    fn a_file_that_was_flushed_is_gone_on_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let bytes: Vec<u8> = (0..=250).cycle().take(BLOCK + 5000).collect();
+        let mut written = Vec::new();
+        for end in [100, BLOCK - 3, BLOCK, BLOCK + 4096] {
+            let mut writer = if written.is_empty() {
+                BlockWriter::create(&path, &path).unwrap()
+            } else {
+                BlockWriter::reopen(&path, &path, written.len() as u64).unwrap()
+            };
+            for part in [&bytes[written.len()..end], &[0; 77]] {
+                let fill = |room: &mut [u8]| {
+                    let count = part.len().min(room.len());
+                    room[..count].copy_from_slice(&part[..count]);
+                    count
+                };
+                writer.append(fill).unwrap();
+            }
+            writer.flush().unwrap();
+            written = bytes[..end].to_vec();
+            assert_eq!(std::fs::read(&path).unwrap()[..end], written);
+        }
     }
 
     #[test]

@@ -16,8 +16,50 @@ pub fn parent(path: &Path) -> &Path {
 
 /// The temporary name of `path` in this process: hidden, beside it, recognisable as ours.
 pub fn temporary(path: &Path) -> PathBuf {
+    temporary_of(path, std::process::id())
+}
+
+/// The process that owns what nobody is working on.
+pub const NOBODY: u32 = 0;
+
+/// The temporary name of `path` in that process.
+pub fn temporary_of(path: &Path, process: u32) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    parent(path).join(format!(".{name}.{}.lmkit-tmp", std::process::id()))
+    parent(path).join(format!(".{name}.{process}.lmkit-tmp"))
+}
+
+/// The temporary files of `path` that dead processes, or nobody, left, with the process of each.
+pub fn dead_temporaries(path: &Path) -> Vec<(u32, PathBuf)> {
+    let Some(name) = path.file_name().map(|name| format!(".{}.", name.to_string_lossy())) else {
+        return Vec::new();
+    };
+    let mut dead = Vec::new();
+    for entry in fs::read_dir(parent(path)).into_iter().flatten().flatten() {
+        let found = entry.file_name();
+        let process = found.to_str().and_then(|found| found.strip_prefix(&name));
+        let process = process.and_then(|rest| rest.strip_suffix(".lmkit-tmp"));
+        if let Some(process) = process.and_then(|id| id.parse::<u32>().ok())
+            && (process == NOBODY || !is_alive(process))
+        {
+            dead.push((process, entry.path()));
+        }
+    }
+    dead
+}
+
+/// Whether a process of this number runs; where nobody can say, it does.
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "kill(2) with signal 0 only asks")]
+fn is_alive(process: u32) -> bool {
+    let Ok(process) = i32::try_from(process) else { return false };
+    // SAFETY: signal 0 sends nothing; kill has no other requirements.
+    let answer = unsafe { libc::kill(process, 0) };
+    answer == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+}
+
+#[cfg(not(unix))]
+fn is_alive(_process: u32) -> bool {
+    true
 }
 
 /// Makes a rename inside `folder` survive a power cut.
@@ -31,16 +73,22 @@ pub fn sync_folder(folder: &Path) -> Result<()> {
 
 /// Writes `bytes` to `path`, replacing what is there.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = temporary(path);
-    let written = File::create(&partial)
+    replace(path, &temporary(path), bytes)?;
+    sync_folder(parent(path))
+}
+
+/// The same with a temporary name of the caller's choice, and without syncing the folder, where
+/// another rename in it follows.
+pub fn replace(path: &Path, partial: &Path, bytes: &[u8]) -> Result<()> {
+    let written = File::create(partial)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&partial, path));
+        .and_then(|()| fs::rename(partial, path));
     if let Err(source) = written {
         // The write failed; a partial file that cannot be removed either changes nothing.
-        let _ = fs::remove_file(&partial);
+        let _ = fs::remove_file(partial);
         return Err(Error::io(path, source));
     }
-    sync_folder(parent(path))
+    Ok(())
 }
 
 /// Writes a folder of named files to `path`. A folder that is there already is replaced when

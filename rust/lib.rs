@@ -17,6 +17,7 @@ mod pretoken_cache;
 pub mod pretokenize;
 pub mod progress;
 mod regex_dialect;
+pub mod resume_point;
 mod round;
 mod seams;
 pub mod special_tokens;

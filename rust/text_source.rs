@@ -120,6 +120,22 @@ impl TextSource {
         self.options.errors
     }
 
+    /// About how much text a slice holds.
+    pub fn slice_bytes(&self) -> usize {
+        self.options.slice_bytes
+    }
+
+    /// The options that decide about the text, by the names of their flags.
+    pub fn settings(&self) -> [(String, String); 3] {
+        let errors = format!("{:?}", self.options.errors).to_lowercase();
+        let field = self.options.text_field.as_deref().unwrap_or("text");
+        [
+            ("errors".to_owned(), errors),
+            ("text_field".to_owned(), field.to_owned()),
+            ("max_record_bytes".to_owned(), self.options.max_record_bytes.to_string()),
+        ]
+    }
+
     /// What the folders hold beside regular, visible files; it is not read.
     pub fn skipped(&self) -> &[PathBuf] {
         &self.inputs.skipped
@@ -270,6 +286,32 @@ struct Cell {
 }
 
 impl<'s> Slices<'s> {
+    /// The same in slices of about `bytes`, as an earlier run had them.
+    #[must_use]
+    pub fn of(mut self, bytes: usize) -> Self {
+        let limit = usize::try_from(self.reading.max_record_bytes).unwrap_or(usize::MAX);
+        self.reading.slice_bytes = bytes.min(limit);
+        self
+    }
+
+    /// Passes over the first `count` slices, without decoding them; of large plain files without
+    /// reading them. False where there are fewer.
+    pub fn skip(&self, count: u64) -> Result<bool> {
+        let mut feed = self.feed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slice = Slice::default();
+        while feed.next_number < count {
+            self.reading.progress.check()?;
+            match self.take(&mut feed, &mut slice)? {
+                Taken::End => return Ok(false),
+                Taken::Cell(cell) => self.tell_read(&cell),
+                Taken::Stretch => {}
+            }
+            feed.next_number += 1;
+            slice.clear();
+        }
+        Ok(true)
+    }
+
     /// Reads the next slice into `slice`; false where there is none. Slices are numbered from 0
     /// without gaps, the one that cannot be read included; none follows it.
     pub fn next(&self, slice: &mut Slice) -> Result<bool> {
@@ -374,10 +416,14 @@ impl<'s> Slices<'s> {
         !is_jsonl && self.reading.split.is_none() && file.size > self.reading.slice_bytes as u64
     }
 
-    fn read_cell(&self, cell: Cell, slice: &mut Slice) -> Result<()> {
-        let range = grid::read_cell(&cell.file, cell.number, &mut slice.bytes, &self.reading)?;
+    fn tell_read(&self, cell: &Cell) {
         let begin = cell.number * self.reading.slice_bytes as u64;
         self.reading.progress.add((self.reading.slice_bytes as u64).min(cell.file.size - begin));
+    }
+
+    fn read_cell(&self, cell: Cell, slice: &mut Slice) -> Result<()> {
+        let range = grid::read_cell(&cell.file, cell.number, &mut slice.bytes, &self.reading)?;
+        self.tell_read(&cell);
         if let Some(range) = range {
             slice.segments.push(Segment {
                 range: 0..slice.bytes.len(),

@@ -1,15 +1,18 @@
 //! Ids → a token file (`.npy` or `.bin`) and its sidecar, whole or not at all.
 //!
 //! Bytes go to a temporary name beside the final one; [`TokenWriter::finish`] writes the header,
-//! fsyncs, renames, and puts the sidecar beside it. A writer that is dropped before leaves nothing.
-//! What a killed process leaves is swept by the next one that writes the same file.
+//! fsyncs, puts the sidecar in place, and renames. The sidecar comes first, so that no file is ever
+//! without its own: a sidecar that is one step ahead describes a file of another size and time, which
+//! readers see, or none at all. A writer that is dropped before leaves nothing; [`TokenWriter::keep`]
+//! leaves what another can go on with ([`TokenWriter::resume`]).
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::block_writer::BlockWriter;
@@ -82,7 +85,7 @@ impl Dtype {
 }
 
 /// What a part of a token file holds, added up.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// How many ids.
     pub tokens: u64,
@@ -180,12 +183,12 @@ pub struct TokenWriter {
     header: bool,
     hash: Box<Xxh3>,
     written: u64,
+    is_kept: bool,
 }
 
 impl TokenWriter {
     /// Begins a file that will be at `path`.
     pub fn create(path: &Path, dtype: Dtype) -> Result<Self> {
-        sweep(path);
         let partial = durable::temporary(path);
         let refused = |source| Error::io(path, source);
         let mut file = BlockWriter::create(&partial, path)?;
@@ -201,7 +204,66 @@ impl TokenWriter {
             header,
             hash: Box::new(Xxh3::new()),
             written: 0,
+            is_kept: false,
         })
+    }
+
+    /// Goes on with the partial file of a killed run, which has this process's name by now and
+    /// holds `written` bytes of ids; what it holds beyond is cut off. Reads it once, for the
+    /// checksum.
+    pub fn resume(path: &Path, dtype: Dtype, written: u64) -> Result<Self> {
+        let refused = |source| Error::io(path, source);
+        let header = path.extension().is_some_and(|ending| ending == "npy");
+        let begin = if header { HEADER_BYTES as u64 } else { 0 };
+        let partial = durable::temporary(path);
+        let mut file = File::open(&partial).map_err(refused)?;
+        let length = file.metadata().map_err(refused)?.len();
+        if length < begin + written {
+            let whole = begin + written;
+            return Err(Error::Mismatch(format!(
+                "{}: cannot resume: {length} bytes are left of the {whole} that were written; \
+                 without --resume it begins anew",
+                path.display()
+            )));
+        }
+        file.seek(SeekFrom::Start(begin)).map_err(refused)?;
+        let mut file = file.take(written);
+        let mut hash = Box::new(Xxh3::new());
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let count = file.read(&mut buffer).map_err(refused)?;
+            if count == 0 {
+                break;
+            }
+            hash.update(&buffer[..count]);
+        }
+        let file = Some(BlockWriter::reopen(&partial, path, begin + written)?);
+        Ok(Self {
+            path: path.to_owned(),
+            partial,
+            file,
+            dtype,
+            header,
+            hash,
+            written,
+            is_kept: false,
+        })
+    }
+
+    /// Hands everything written so far to the system.
+    pub fn flush(&mut self) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        file.flush().map_err(|source| Error::io(&self.path, source))
+    }
+
+    /// The partial file, to be made durable by whoever notes how far it is.
+    pub fn file(&self) -> Result<File> {
+        File::open(&self.partial).map_err(|source| Error::io(&self.path, source))
+    }
+
+    /// Leaves the partial file where it is.
+    pub fn keep(mut self) {
+        self.is_kept = true;
     }
 
     /// Appends ids.
@@ -221,15 +283,11 @@ impl TokenWriter {
     }
 
     /// Puts the file in place with its sidecar; returns its checksum.
-    pub fn finish(mut self, counts: &Counts, origin: &Origin) -> Result<String> {
+    pub fn finish(&mut self, counts: &Counts, origin: &Origin) -> Result<String> {
         let checksum = format!("xxh3-128:{:032x}", self.hash.digest128());
         let Some(file) = self.file.take() else { return Ok(checksum) };
         let modified = self.complete(file).map_err(|source| Error::io(&self.path, source))?;
-        let beside = sidecar(&self.path);
-        // An old sidecar must not describe the new file, should we die between the two renames.
-        let _ = fs::remove_file(&beside);
-        fs::rename(&self.partial, &self.path).map_err(|source| Error::io(&self.path, source))?;
-        let sidecar = Sidecar {
+        let described = Sidecar {
             format: 1,
             dtype: self.dtype.name(),
             tokens: counts.tokens,
@@ -243,10 +301,13 @@ impl TokenWriter {
             origin,
             lmkit: env!("CARGO_PKG_VERSION"),
         };
-        let mut json = serde_json::to_vec_pretty(&sidecar)
+        let mut json = serde_json::to_vec_pretty(&described)
             .map_err(|why| Error::Internal(format!("sidecar: {why}")))?;
         json.push(b'\n');
-        durable::write_file(&beside, &json)?;
+        let beside = sidecar(&self.path);
+        durable::replace(&beside, &durable::temporary(&beside), &json)?;
+        fs::rename(&self.partial, &self.path).map_err(|source| Error::io(&self.path, source))?;
+        durable::sync_folder(durable::parent(&self.path))?;
         Ok(checksum)
     }
 
@@ -260,7 +321,7 @@ impl TokenWriter {
 
 impl Drop for TokenWriter {
     fn drop(&mut self) {
-        if self.file.take().is_some() || self.partial.exists() {
+        if !self.is_kept && (self.file.take().is_some() || self.partial.exists()) {
             // The error that led here is the one to tell; a file that stays is swept later.
             let _ = fs::remove_file(&self.partial);
         }
@@ -277,37 +338,6 @@ fn header(dtype: Dtype, count: u64) -> [u8; HEADER_BYTES] {
     bytes[10..10 + text.len()].copy_from_slice(text.as_bytes());
     bytes[HEADER_BYTES - 1] = b'\n';
     bytes
-}
-
-/// Removes what dead processes left of earlier attempts at `path`.
-fn sweep(path: &Path) {
-    let Some(name) = path.file_name().map(|name| format!(".{}.", name.to_string_lossy())) else {
-        return;
-    };
-    for entry in fs::read_dir(durable::parent(path)).into_iter().flatten().flatten() {
-        let found = entry.file_name();
-        let process = found.to_str().and_then(|found| found.strip_prefix(&name));
-        let process = process.and_then(|rest| rest.strip_suffix(".lmkit-tmp"));
-        if let Some(process) = process.and_then(|id| id.parse::<i32>().ok())
-            && !is_alive(process)
-        {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-/// Whether a process of this number runs; where nobody can say, it does.
-#[cfg(unix)]
-#[expect(unsafe_code, reason = "kill(2) with signal 0 only asks")]
-fn is_alive(process: i32) -> bool {
-    // SAFETY: signal 0 sends nothing; kill has no other requirements.
-    let answer = unsafe { libc::kill(process, 0) };
-    answer == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
-}
-
-#[cfg(not(unix))]
-fn is_alive(_process: i32) -> bool {
-    true
 }
 
 #[cfg(test)]

@@ -6,9 +6,10 @@
 //! on the input's size. Output does not depend on the number of threads.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -17,6 +18,7 @@ use crate::encode::{CACHE_BYTES, Scratch, Tokenizer};
 use crate::error::{Error, Result};
 use crate::memory::reserve;
 use crate::progress::Progress;
+use crate::resume_point::{self, Found, Keeper, Position};
 use crate::special_tokens::SpecialHandling;
 use crate::text_source::{Content, DecodeErrors, Piece, Slice, Slices, Split, TextSource};
 use crate::token_file::{Counts, Dtype, Origin, TokenWriter, check_output};
@@ -49,6 +51,10 @@ pub struct TokenizeOptions {
     pub in_memory: bool,
     /// Replace outputs that are there already.
     pub force: bool,
+    /// Go on where a killed run of the same job was; from the start where there was none.
+    pub resume: bool,
+    /// How often it is noted how far the run is.
+    pub note_every: Duration,
 }
 
 /// What was written.
@@ -62,15 +68,20 @@ pub struct Summary {
     pub checksum: String,
     /// Files of folders that hold no text and were passed over.
     pub skipped: Vec<PathBuf>,
+    /// How much text of these was there already, from a killed run.
+    pub resumed_bytes: u64,
     /// From the first read to the last rename.
     pub seconds: f64,
 }
 
 /// Checks options against the tokenizer and the outputs; nothing is written.
 pub fn check(tokenizer: &Tokenizer, source: &TextSource, options: &TokenizeOptions) -> Result<()> {
-    check_output(&options.output, options.force)?;
+    let found = check_resume(tokenizer, source, options)?;
+    // Of outputs that are put in place, the first may be there.
+    let force = options.force || found.is_some_and(|found| found.position().is_whole);
+    check_output(&options.output, force)?;
     if let Some((path, fraction)) = &options.validation {
-        check_output(path, options.force)?;
+        check_output(path, force)?;
         if *path == options.output {
             return Err(Error::Usage("--val_output_path is the output itself".to_owned()));
         }
@@ -96,6 +107,53 @@ pub fn check(tokenizer: &Tokenizer, source: &TextSource, options: &TokenizeOptio
     }
     check_specials(tokenizer, source, options)?;
     end_id(tokenizer, options).map(drop)
+}
+
+/// What a killed run left to resume, where that is asked for; it belongs to this job.
+fn check_resume(
+    tokenizer: &Tokenizer,
+    source: &TextSource,
+    options: &TokenizeOptions,
+) -> Result<Option<Found>> {
+    if !options.resume {
+        return Ok(None);
+    }
+    if options.in_memory {
+        return Err(Error::Usage(
+            "--resume has no effect with --method in-memory, which writes at the end".to_owned(),
+        ));
+    }
+    let found = Found::beside(&options.output)?;
+    let job = job_of(canonical::fingerprint(&tokenizer.parts()), source, options)?;
+    if let Some(found) = &found {
+        found.check(&job, &options.output)?;
+    }
+    Ok(found)
+}
+
+/// What a run must have in common with one that it resumes.
+fn job_of(
+    fingerprint: String,
+    source: &TextSource,
+    options: &TokenizeOptions,
+) -> Result<resume_point::Job> {
+    let mut settings: BTreeMap<String, String> = source.settings().into_iter().collect();
+    let (path, fraction) = match &options.validation {
+        Some((path, fraction)) => (path.display().to_string(), fraction.to_string()),
+        None => ("none".to_owned(), "none".to_owned()),
+    };
+    let special = format!("{:?}", options.special);
+    let end = options.end_of_document.clone().unwrap_or_else(|| "none".to_owned());
+    for (name, value) in [
+        ("dtype", options.dtype.name().to_owned()),
+        ("no_special_tokens", special),
+        ("end_of_document", end),
+        ("val_output_path", path),
+        ("val_fraction", fraction),
+    ] {
+        settings.insert(name.to_owned(), value);
+    }
+    resume_point::Job::new(fingerprint, settings, source.inputs())
 }
 
 fn check_specials(
@@ -183,7 +241,24 @@ pub fn tokenize_files(
     check(tokenizer, source, options)?;
     progress.start(0, source.total_bytes());
     let split = split_of(tokenizer, options)?;
+    let found = check_resume(tokenizer, source, options)?;
+    let slice_bytes = found.as_ref().map_or(source.slice_bytes(), Found::slice_bytes);
     let slices = source.slices(tokenizer.cuts(options.special), split.as_ref(), progress);
+    let slices = slices.of(slice_bytes);
+    let is_resumed = found.is_some();
+    let mut writers = Writers::open(options, found)?;
+    let begun = writers.position;
+    let fingerprint = canonical::fingerprint(&tokenizer.parts());
+    let noted =
+        if options.in_memory { None } else { job_of(fingerprint.clone(), source, options).ok() };
+    let keeper = Keeper::new(
+        writers.paths.clone(),
+        writers.files()?,
+        slice_bytes,
+        options.note_every,
+        noted,
+        is_resumed,
+    );
     let job = Job {
         tokenizer,
         slices: &slices,
@@ -192,15 +267,30 @@ pub fn tokenize_files(
         separator_id: separator_id(tokenizer, options),
         progress,
     };
-    let mut writers = Writers::create(options)?;
-    job.run(&mut writers)?;
-    check_split(options, writers.counts.0.documents, writers.counts.1.documents)?;
     let origin = Origin {
-        tokenizer: canonical::fingerprint(&tokenizer.parts()),
+        tokenizer: fingerprint,
         vocab_size: tokenizer.vocabulary().size(),
         inputs: source.inputs().iter().map(|input| input.path.display().to_string()).collect(),
     };
-    let mut summary = writers.finish(&origin)?;
+    let finished = keeper.beside(|| job.run(&mut writers, &keeper)).and_then(|()| {
+        let Position { train, validation, .. } = writers.position;
+        check_split(options, train.documents, validation.documents)?;
+        keeper.finish(writers.position)?;
+        writers.finish(&origin)
+    });
+    let mut summary = match finished {
+        Ok(summary) => summary,
+        Err(failure) => {
+            if keeper.release(&failure) {
+                writers.keep();
+            } else {
+                keeper.remove();
+            }
+            return Err(failure);
+        }
+    };
+    keeper.remove();
+    summary.resumed_bytes = begun.train.text_bytes + begun.validation.text_bytes;
     summary.skipped = slices.not_text();
     summary.seconds = start.elapsed().as_secs_f64();
     Ok(summary)
@@ -268,7 +358,14 @@ struct Job<'j, 's> {
 }
 
 impl Job<'_, '_> {
-    fn run(&self, writers: &mut Writers) -> Result<()> {
+    fn run(&self, writers: &mut Writers, keeper: &Keeper) -> Result<()> {
+        let done = writers.position.slices;
+        if !self.slices.skip(done)? {
+            return Err(Error::Mismatch(format!(
+                "{}: cannot resume: the inputs have less text than the killed run had read",
+                self.options.output.display()
+            )));
+        }
         let encoders = encoders(self.options);
         let ring = 3 * encoders;
         let (free, empty) = bounded(ring);
@@ -286,7 +383,7 @@ impl Job<'_, '_> {
             }
             drop((empty, done));
             // Gives up the channels when it ends, so that no encoder waits for it any more.
-            write_in_order(full, free, writers)
+            write_in_order(full, free, writers, keeper)
         })
     }
 
@@ -382,9 +479,9 @@ fn write_in_order(
     full: Receiver<Output>,
     free: Sender<Output>,
     writers: &mut Writers,
+    keeper: &Keeper,
 ) -> Result<()> {
     let mut waiting = BTreeMap::new();
-    let mut next = 0;
     for mut output in full {
         if output.number == u64::MAX
             && let Some(error) = output.failure.take()
@@ -392,12 +489,12 @@ fn write_in_order(
             return Err(error);
         }
         waiting.insert(output.number, output);
-        while let Some(mut output) = waiting.remove(&next) {
+        while let Some(mut output) = waiting.remove(&writers.position.slices) {
             if let Some(error) = output.failure.take() {
                 return Err(error);
             }
             writers.write(&output)?;
-            next += 1;
+            keeper.offer(|| writers.flush())?;
             let _ = free.send(output);
         }
     }
@@ -408,55 +505,87 @@ fn write_in_order(
 struct Writers {
     train: TokenWriter,
     validation: Option<TokenWriter>,
-    counts: (Counts, Counts),
+    paths: Vec<PathBuf>,
+    position: Position,
     /// With `--method in-memory`: the ids, until the end.
     held: Option<(Vec<u32>, Vec<u32>)>,
 }
 
 impl Writers {
-    fn create(options: &TokenizeOptions) -> Result<Self> {
-        let validation = options.validation.as_ref();
+    /// New outputs, or those of the run that was found.
+    fn open(options: &TokenizeOptions, found: Option<Found>) -> Result<Self> {
+        let validation = options.validation.as_ref().map(|(path, _)| path);
+        let paths: Vec<&Path> =
+            [&options.output].into_iter().chain(validation).map(PathBuf::as_path).collect();
+        let position = found.map(|found| found.claim(&paths)).transpose()?;
+        for path in &paths {
+            resume_point::sweep(path);
+        }
+        let dtype = options.dtype;
+        let open = |path: &Path, tokens: fn(&Position) -> u64| match &position {
+            Some(position) => {
+                TokenWriter::resume(path, dtype, tokens(position) * dtype.size() as u64)
+            }
+            None => TokenWriter::create(path, dtype),
+        };
         Ok(Self {
-            train: TokenWriter::create(&options.output, options.dtype)?,
+            train: open(&options.output, |position| position.train.tokens)?,
             validation: validation
-                .map(|(path, _)| TokenWriter::create(path, options.dtype))
+                .map(|path| open(path, |position| position.validation.tokens))
                 .transpose()?,
-            counts: Default::default(),
+            paths: paths.into_iter().map(Path::to_owned).collect(),
+            position: Position { is_whole: false, ..position.unwrap_or_default() },
             held: options.in_memory.then(Default::default),
         })
     }
 
+    fn files(&self) -> Result<Vec<File>> {
+        [&self.train].into_iter().chain(&self.validation).map(TokenWriter::file).collect()
+    }
+
     fn write(&mut self, output: &Output) -> Result<()> {
-        self.counts.0.add(&output.train.counts);
-        self.counts.1.add(&output.validation.counts);
+        self.position.slices += 1;
+        self.position.train.add(&output.train.counts);
+        self.position.validation.add(&output.validation.counts);
         if let Some((train, validation)) = &mut self.held {
             return hold(train, &output.train.ids)
                 .and_then(|()| hold(validation, &output.validation.ids));
         }
-        self.train.write(&output.train.ids)?;
+        self.write_ids(&output.train.ids, &output.validation.ids)
+    }
+
+    fn write_ids(&mut self, train: &[u32], validation: &[u32]) -> Result<()> {
+        self.train.write(train)?;
         match &mut self.validation {
-            Some(writer) => writer.write(&output.validation.ids),
+            Some(writer) => writer.write(validation),
             None => Ok(()),
         }
     }
 
-    fn finish(mut self, origin: &Origin) -> Result<Summary> {
+    /// Hands everything written so far to the system, and says how far that is.
+    fn flush(&mut self) -> Result<Position> {
+        self.train.flush()?;
+        if let Some(writer) = &mut self.validation {
+            writer.flush()?;
+        }
+        Ok(self.position)
+    }
+
+    fn keep(self) {
+        self.train.keep();
+        self.validation.into_iter().for_each(TokenWriter::keep);
+    }
+
+    fn finish(&mut self, origin: &Origin) -> Result<Summary> {
         if let Some((train, validation)) = self.held.take() {
-            self.train.write(&train)?;
-            if let Some(writer) = &mut self.validation {
-                writer.write(&validation)?;
-            }
+            self.write_ids(&train, &validation)?;
         }
-        if let Some(writer) = self.validation.take() {
-            writer.finish(&self.counts.1, origin)?;
+        let Position { train, validation, .. } = self.position;
+        if let Some(writer) = &mut self.validation {
+            writer.finish(&validation, origin)?;
         }
-        let checksum = self.train.finish(&self.counts.0, origin)?;
-        Ok(Summary {
-            train: self.counts.0,
-            validation: self.counts.1,
-            checksum,
-            ..Summary::default()
-        })
+        let checksum = self.train.finish(&train, origin)?;
+        Ok(Summary { train, validation, checksum, ..Summary::default() })
     }
 }
 

@@ -147,19 +147,13 @@ fn guess_specials(entries: &Entries, merges: &[FileMerge]) -> Vec<(String, u32)>
     shaped.into_iter().filter(|(key, _)| !made.contains(key)).cloned().collect()
 }
 
-/// A vocabulary of entries and merges. The key of a special token is its text; any other is spelt
-/// in GPT-2's alphabet, or, where it has characters beyond it, is taken as its UTF-8 too.
-fn assemble(
-    vocab_path: &Path,
-    merges_path: &Path,
-    entries: Entries,
-    merges: Vec<FileMerge>,
-    specials: &[(String, u32)],
-) -> Result<Vocabulary> {
+/// The tokens of entries, and of specials that have none. The key of a special token is its text; any
+/// other is spelt in GPT-2's alphabet, or, where it has characters beyond it, is taken as its UTF-8 too.
+fn tokens_of(entries: Entries, specials: &[(String, u32)]) -> Vec<(u32, Vec<u8>)> {
     let special: FxHashMap<u32, &str> = specials.iter().map(|(t, id)| (*id, t.as_str())).collect();
     let known: FxHashSet<u32> = entries.iter().map(|(_, id)| *id).collect();
     let missing = specials.iter().filter(|(_, id)| !known.contains(id)).cloned();
-    let tokens: Vec<(u32, Vec<u8>)> = entries
+    entries
         .into_iter()
         .chain(missing)
         .map(|(key, id)| {
@@ -169,7 +163,18 @@ fn assemble(
             };
             (id, bytes)
         })
-        .collect();
+        .collect()
+}
+
+/// A vocabulary of entries and merges.
+fn assemble(
+    vocab_path: &Path,
+    merges_path: &Path,
+    entries: Entries,
+    merges: Vec<FileMerge>,
+    specials: &[(String, u32)],
+) -> Result<Vocabulary> {
+    let tokens = tokens_of(entries, specials);
     let lines: Vec<usize> = merges.iter().map(|(line, ..)| *line).collect();
     let merges = merges.into_iter().map(|(_, left, right)| (left, right));
     Vocabulary::from_merges(tokens, merges).map_err(|error| match error {
@@ -315,7 +320,26 @@ struct Manifest {
     lmkit_version: String,
     pattern: String,
     special_tokens: BTreeMap<String, u32>,
+    #[serde(default, skip_serializing_if = "Rule::is_file")]
+    merges: Rule,
     fingerprint: String,
+}
+
+/// Where a folder's merges are.
+#[derive(Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Rule {
+    /// In `merges.txt`.
+    #[default]
+    File,
+    /// Nowhere: ids are ranks, and any two tokens merge whose concatenation is one.
+    Ranks,
+}
+
+impl Rule {
+    fn is_file(&self) -> bool {
+        *self == Self::File
+    }
 }
 
 /// Reads a folder that [`write_folder`] wrote.
@@ -345,8 +369,14 @@ pub fn read_folder(folder: &Path) -> Result<TokenizerParts> {
             return Err(malformed(&path, why));
         }
     }
-    let merges = read_merges(&merges_path)?;
-    let vocabulary = assemble(&vocab_path, &merges_path, entries, merges, &specials)?;
+    let vocabulary = match manifest.merges {
+        Rule::File => {
+            let merges = read_merges(&merges_path)?;
+            assemble(&vocab_path, &merges_path, entries, merges, &specials)?
+        }
+        Rule::Ranks => Vocabulary::from_ranks(tokens_of(entries, &specials))
+            .map_err(|error| malformed(&vocab_path, error.to_string()))?,
+    };
     Ok(TokenizerParts { vocabulary, special_tokens: specials, pattern: Some(manifest.pattern) })
 }
 
@@ -369,20 +399,17 @@ pub(crate) fn entries_of(parts: &TokenizerParts) -> Result<Entries> {
     Ok(entries)
 }
 
-/// The merges of `parts`, each as its two spellings; a rank vocabulary has none to write.
-pub(crate) fn spelled_merges(parts: &TokenizerParts) -> Result<Vec<(String, String)>> {
-    let MergeRule::Merges(merges) = parts.vocabulary.rule() else {
-        return Err(Error::Usage(
-            "a vocabulary of ranks has no merges, which a tokenizer folder must hold".into(),
-        ));
-    };
+/// The merges of `parts`, each as its two spellings; None for a vocabulary of ranks, which has none.
+fn spelled_merges(parts: &TokenizerParts) -> Option<Vec<(String, String)>> {
+    let MergeRule::Merges(merges) = parts.vocabulary.rule() else { return None };
     let side = |id| spell(parts.vocabulary.token(id).unwrap_or_default());
-    Ok(merges.iter().map(|merge| (side(merge.left), side(merge.right))).collect())
+    Some(merges.iter().map(|merge| (side(merge.left), side(merge.right))).collect())
 }
 
 /// Writes a tokenizer folder: `vocab.json`, `merges.txt`, `tokenizer.json` and `lmkit.json`. What
 /// is there already is replaced only with `force`, and only if it is a tokenizer folder or empty.
-/// Where no `tokenizer.json` can give the same ids it is left out; what is returned says why.
+/// Where no `tokenizer.json` can give the same ids it is left out; what is returned says why. A
+/// vocabulary of ranks has no merges: `lmkit.json` says so, and only lmkit reads the folder.
 pub fn write_folder(
     path: &Path,
     parts: &TokenizerParts,
@@ -390,36 +417,42 @@ pub fn write_folder(
     force: bool,
 ) -> Result<Option<String>> {
     let entries = entries_of(parts)?;
-    let merges = spelled_merges(parts)?;
+    let merges = spelled_merges(parts);
     let pattern = parts.pattern.as_deref().unwrap_or("gpt2");
-    let mut list = String::from("#version: 0.2\n");
-    for (left, right) in &merges {
-        let _ = writeln!(list, "{left} {right}");
-    }
     let manifest = Manifest {
         format: 1,
         lmkit_version: env!("CARGO_PKG_VERSION").into(),
         pattern: pattern.into(),
         special_tokens: parts.special_tokens.iter().cloned().collect(),
+        merges: if merges.is_some() { Rule::File } else { Rule::Ranks },
         fingerprint: fingerprint.into(),
     };
     let json = |why: serde_json::Error| malformed(path, why.to_string());
     let mut files = vec![
         (VOCAB, tokenizer_json::object(&entries).map_err(json)?),
-        (MERGES, list.into_bytes()),
         (LMKIT, serde_json::to_vec_pretty(&manifest).map_err(json)?),
     ];
-    let left_out = match tokenizer_json::splitter(pattern) {
-        Ok(splitter) => {
+    let written = match (&merges, tokenizer_json::splitter(pattern)) {
+        (Some(merges), Ok(splitter)) => {
             let specials = &parts.special_tokens;
-            let file = tokenizer_json::write(&entries, &merges, specials, &splitter);
+            let file = tokenizer_json::write(&entries, merges, specials, &splitter);
             files.push((TOKENIZER, file.map_err(json)?));
-            None
+            Ok(())
         }
-        Err(why) => Some(format!("{}: no {TOKENIZER}: {why}", path.display())),
+        (Some(_), Err(why)) => Err(format!("no {TOKENIZER}: {why}")),
+        (None, _) => {
+            Err(format!("no {MERGES} and no {TOKENIZER}: a vocabulary of ranks has no merges"))
+        }
     };
+    if let Some(merges) = merges {
+        let mut list = String::from("#version: 0.2\n");
+        for (left, right) in merges {
+            let _ = writeln!(list, "{left} {right}");
+        }
+        files.push((MERGES, list.into_bytes()));
+    }
     durable::write_folder(path, &files, |old| force && is_replaceable(old))?;
-    Ok(left_out)
+    Ok(written.err().map(|why| format!("{}: {why}", path.display())))
 }
 
 /// Refuses a folder that [`write_folder`] would refuse, before the work of making one: what is there

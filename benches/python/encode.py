@@ -1,61 +1,102 @@
-"""Text file to ``.npy`` on disk: lmkit against gigatoken, tiktoken and Hugging Face tokenizers.
+"""Text file to token file on disk: lmkit against gigatoken, tiktoken and Hugging Face tokenizers.
 
-Whole processes, cold, two threads, GPT-2 vocabulary, fsync included. A tool's start-up (its own
-time for a file of one byte) is taken off before ratios. Ids are compared before anything is timed.
-tiktoken and Hugging Face, tens of times slower, run on the first 20 MB.
+Whole processes, cold, two threads, five rounds in turn. A tool's start-up (its own time for a file
+of one byte, in the same rounds) is taken off before lmkit's share of its time is formed, round by
+round. Ids are compared before anything is timed. Both sides fsync; rows marked so were measured
+without, fsync being turned off from outside for both. tiktoken and Hugging Face, tens of times
+slower, run on the first 20 MB.
 """
 
-import argparse
-import statistics
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import corpora
 import harness
-import lmkit
+import vocabularies
+import without_fsync
 
 ENCODERS = str(Path(__file__).with_name("encoders.py"))
-FAST = ("lmkit", "gigatoken-glue", "gigatoken-file")
+GLUE = "gigatoken-glue"
+FAST = ("lmkit", GLUE, "gigatoken-file")
 ALL = (*FAST, "tiktoken", "huggingface")
 HEAD_MB = 20
+TRIAL_MB = 4
+BLOCK = 1 << 24
 
 
-def command(tool: str, text: Path, folder: Path, out: Path) -> list[str]:
+@dataclass(frozen=True)
+class Row:
+    """What is encoded, with which vocabulary, by which tools, into what."""
+
+    text: str
+    vocabulary: str = vocabularies.GPT2
+    tools: tuple[str, ...] = ("lmkit", GLUE)
+    megabytes: int | None = None
+    fsync: bool = True
+    form: str = "plain"
+    output: str = "int32 .npy"
+
+    @property
+    def name(self) -> str:
+        """One word for the row, as ``--rows`` takes it."""
+        parts = [self.text, self.vocabulary]
+        parts += [f"first-{self.megabytes}"] if self.megabytes else []
+        parts += ["no-fsync"] if not self.fsync else []
+        parts += [self.form] if self.form != "plain" else []
+        parts += [self.output.replace(" ", "")] if self.output != "int32 .npy" else []
+        return "/".join(parts)
+
+
+LABELS = ("text", "vocabulary", "megabytes", "fsync", "form", "output")
+TEXTS = (*corpora.TEXTS, corpora.OWN)
+ROWS = (
+    *(Row(text, tools=FAST) for text in TEXTS),
+    *(Row("english", vocabulary) for vocabulary in vocabularies.LEARNED),
+    *(Row(text, fsync=False) for text in TEXTS),
+    *(Row(text, tools=ALL, megabytes=HEAD_MB) for text in TEXTS),
+    Row("code", form="folder"),
+    Row("code", form="gz"),
+    Row("code", form="zst"),
+    Row("code", output="uint16 .npy"),
+    Row("code", output="int32 .bin"),
+)
+
+
+def command(tool: str, text: Path, folder: Path, out: Path, dtype: str = "int32") -> list[str]:
     """The process that turns ``text`` into ``out`` with ``tool``."""
-    if tool == "lmkit":
-        return [
-            sys.executable,
-            "-m",
-            "lmkit",
-            "tokenize",
-            "--data_path",
-            str(text),
-            "--tokenizer",
-            str(folder),
-            "--output_path",
-            str(out),
-            "--num_threads",
-            "2",
-            "--force",
-            "--quiet",
-        ]
-    return [sys.executable, ENCODERS, tool, str(text), str(folder), str(out)]
+    if tool != "lmkit":
+        return [sys.executable, ENCODERS, tool, str(text), str(folder), str(out), dtype]
+    return [
+        *(sys.executable, "-m", "lmkit", "tokenize", "--data_path", str(text)),
+        *("--tokenizer", str(folder), "--output_path", str(out), "--dtype", dtype),
+        *("--num_threads", "2", "--force", "--quiet"),
+    ]
 
 
-def same_ids(outs: dict[str, Path]) -> int:
+def load(path: Path, dtype: str) -> "np.ndarray[Any, Any]":
+    """The ids in ``path``, mapped."""
+    if path.suffix == ".bin":
+        return np.memmap(path, dtype=dtype, mode="r")
+    array = np.load(path, mmap_mode="r")
+    if array.dtype != dtype:
+        sys.exit(f"error: {path} holds {array.dtype}, not {dtype}")
+    return array
+
+
+def same_ids(outs: dict[str, Path], dtype: str = "int32") -> int:
     """How many ids the tools wrote; leaves with the first difference if they disagree."""
-    ours = np.load(outs["lmkit"], mmap_mode="r")
+    ours = load(outs["lmkit"], dtype)
     for tool, path in outs.items():
-        theirs = np.load(path, mmap_mode="r")
+        theirs = load(path, dtype)
         shared = min(len(ours), len(theirs))
-        for start in range(0, shared, 1 << 24):
-            part = slice(start, min(start + (1 << 24), shared))
+        for start in range(0, shared, BLOCK):
+            part = slice(start, min(start + BLOCK, shared))
             differs = np.flatnonzero(ours[part] != theirs[part])
             if differs.size:
                 sys.exit(f"error: {tool} differs first at id {start + int(differs[0])}")
@@ -64,79 +105,52 @@ def same_ids(outs: dict[str, Path]) -> int:
     return len(ours)
 
 
-def measure(
-    name: str, text: Path, tools: tuple[str, ...], folder: Path, rounds: int, work: Path
-) -> dict[str, object]:
-    """One row: the tools in turn on one text."""
-    print(f"{name}: {text.stat().st_size / 1e6:.0f} MB", file=sys.stderr)
-    outs = {tool: work / f"{tool}.npy" for tool in tools}
-    for tool in tools:
-        harness.run(command(tool, text, folder, outs[tool]))
-    # In a process of its own: a child's peak memory starts at its parent's.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        tokens = pool.submit(same_ids, outs).result()
-    small = corpora.one_line()
-    started = harness.in_turn(
-        {t: partial(harness.run, command(t, small, folder, work / "small.npy")) for t in tools},
-        rounds,
-    )
-    startup = {t: statistics.median(one.wall_s for one in runs) for t, runs in started.items()}
-    runs = harness.in_turn(
-        {t: partial(harness.run, command(t, text, folder, outs[t])) for t in tools}, rounds
-    )
+def input_of(row: Row, text: Path) -> Path:
+    """The row's text in the form it is read."""
+    if row.form == "plain":
+        return text
+    return corpora.as_folder(text) if row.form == "folder" else corpora.compressed(text, row.form)
+
+
+def measure(row: Row, rounds: int, work: Path, *, trial: bool) -> dict[str, object] | None:
+    """The row's figures: the tools in turn on one text; None where it cannot be measured here."""
+    env = None if row.fsync else without_fsync.environment()
+    if env is None and not row.fsync:
+        print(f"{row.name}: left out, there is no way to turn fsync off", file=sys.stderr)
+        return None
+    text = corpora.text(row.text, TRIAL_MB if trial else row.megabytes)
+    source, folder = input_of(row, text), vocabularies.folder(row.vocabulary)
+    print(f"{row.name}: {text.stat().st_size / 1e6:.0f} MB", file=sys.stderr)
+    dtype, ending = row.output.split()
+    outs = {tool: work / f"{tool}{ending}" for tool in row.tools}
+    jobs = {t: partial(harness.run, command(t, source, folder, outs[t], dtype), env) for t in outs}
+    for job in jobs.values():
+        job()
+    tokens = harness.apart(same_ids, outs, dtype)
+    small, tiny = corpora.one_line(), work / f"small{ending}"
+    starting = {t: partial(harness.run, command(t, small, folder, tiny, dtype), env) for t in outs}
+    figures = harness.measure(jobs, starting, rounds)
     for out in outs.values():
         out.unlink()
-    return {
-        "text": name,
-        "bytes": text.stat().st_size,
-        "tokens": tokens,
-        "startup_s": startup,
-        "tools": {t: harness.summary(runs[t], startup[t]) for t in tools},
-        "runs": runs,
-    }
-
-
-def show(rows: list[dict[str, object]]) -> None:
-    """Print the rows as a table, each tool against lmkit."""
-    lines = []
-    for row in rows:
-        tools: dict[str, dict[str, float]] = row["tools"]  # type: ignore[assignment]
-        ours = tools["lmkit"]["net_s"]
-        lines += [
-            (
-                row["text"],
-                tool,
-                figures["wall_s"],
-                figures["net_s"],
-                figures["cpu_s"],
-                figures["peak_mib"],
-                ours / figures["net_s"],
-            )
-            for tool, figures in tools.items()
-        ]
-    harness.table(
-        ("text", "tool", "wall s", "less start-up", "CPU s", "peak MiB", "lmkit's share"), lines
-    )
+    what = {"name": row.name, **{label: asdict(row)[label] for label in LABELS}}
+    return {**what, "bytes": text.stat().st_size, "tokens": tokens, **figures}
 
 
 def main() -> None:
-    """Measure every row, print the table, keep the record."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--texts", nargs="*", default=list(corpora.TEXTS), choices=corpora.TEXTS)
-    parser.add_argument("--no-slow", action="store_true", help="leave tiktoken and HF out")
-    options = parser.parse_args()
+    """Measure the rows, print the table, keep the record."""
+    by_name = {row.name: row for row in ROWS}
+    options = harness.parser(__doc__, 5, list(by_name)).parse_args()
     corpora.require_shared()
+    rounds = 1 if options.trial else options.rounds
+    rows = []
     with tempfile.TemporaryDirectory(dir=corpora.ROOT / "benches") as scratch:
-        work = Path(scratch)
-        folder = work / "gpt2"
-        lmkit.Tokenizer.from_files(corpora.GPT2_VOCAB, corpora.GPT2_MERGES).save(folder)
-        jobs = [(name, corpora.text(name), FAST) for name in options.texts]
-        if not options.no_slow:
-            jobs += [(f"{n}-{HEAD_MB}", corpora.text(n, HEAD_MB), ALL) for n in options.texts]
-        rows = [measure(*job, folder, options.rounds, work) for job in jobs]
-    show(rows)
-    harness.keep("encode", rows, ("gigatoken", "tiktoken", "tokenizers", "numpy"))
+        for name in options.rows:
+            row = measure(by_name[name], rounds, Path(scratch), trial=options.trial)
+            rows += [row] if row else []
+    harness.show(rows, "name")
+    if not options.trial:
+        packages = ("gigatoken", "tiktoken", "tokenizers", "numpy")
+        harness.keep("encode", rows, packages, LABELS)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,8 @@ class TokenizeJob:
         num_threads: int | None,
         in_memory: bool,
         force: bool,
+        resume: bool,
+        note_every: float | None,
         errors: str,
         text_field: str | None,
         max_record_bytes: int,
@@ -131,4 +133,6 @@ class TokenizeJob:
     def total_bytes(self) -> int: ...
     @property
     def end_of_document(self) -> str | None: ...
+    @property
+    def is_resumable(self) -> bool: ...
     def run(self, progress: Callable[[int, int, int], object] | None) -> dict[str, Any]: ...

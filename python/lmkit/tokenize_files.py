@@ -25,6 +25,7 @@ def tokenize(
     num_threads: int | None = None,
     max_record_bytes: int = 1 << 30,
     force: bool = False,
+    resume: bool = False,
     progress: Callable[[int, int, int], object] | None = None,
 ) -> dict[str, Any]:
     """Turn text files into a token file with a sidecar, in bounded memory.
@@ -48,16 +49,20 @@ def tokenize(
         num_threads: encoder threads; None: one per core. The result does not depend on it.
         max_record_bytes: the longest record, or stretch of text without a cut, that is taken.
         force: replace outputs that are there already.
+        resume: go on where a killed run of the same job was, to the same bytes; from the start
+            where there was none. Without it, what such a run left is removed.
         progress: called as ``progress(phase, bytes_done, bytes_total)`` a few times a second.
 
     Returns:
         A summary: tokens, documents, text_bytes, smallest_id, largest_id, checksum, seconds,
-        skipped files, and the same for ``validation``.
+        skipped files, and the same for ``validation``; with ``resume`` also resumed_bytes, how much
+        of the text was done before.
 
     Raises:
         MissingFileError: an input is not there.
         MalformedError: text that is not UTF-8, with its place; a torn archive.
         UsageError: an output exists, or options exclude each other.
+        MismatchError: the run to resume had another tokenizer, other options or other inputs.
         SystemRefusedError: the system refused a read or a write.
     """
     job = plan(
@@ -75,6 +80,7 @@ def tokenize(
         num_threads=num_threads,
         max_record_bytes=max_record_bytes,
         force=force,
+        resume=resume,
     )
     return job.run(progress)
 
@@ -86,10 +92,15 @@ def plan(
     *,
     method: str = "streaming",
     val_output: Path | None = None,
+    resume: bool = False,
     slice_bytes: int | None = None,
+    note_every: float | None = None,
     **options: Any,  # noqa: ANN401 - those of `tokenize`, passed on
 ) -> _core.TokenizeJob:
-    """The job that :func:`tokenize` would run, checked; nothing is read or written yet."""
+    """The job that :func:`tokenize` would run, checked; nothing is read or written yet.
+
+    ``note_every``: how many seconds lie between two notes of how far it is; None: two.
+    """
     if method not in {"streaming", "in-memory"}:
         raise UsageError(f"--method {method!r} is neither streaming nor in-memory")
     if val_output is not None and options.get("val_fraction") is None:
@@ -102,6 +113,8 @@ def plan(
         os.fspath(output),
         val_output=os.fspath(val_output) if val_output else f"{stem}.val{ending}",
         in_memory=method == "in-memory",
+        resume=resume,
         slice_bytes=slice_bytes,
+        note_every=note_every,
         **options,
     )

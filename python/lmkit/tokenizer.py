@@ -200,7 +200,8 @@ class Tokenizer:
 
         The folder appears only when whole. ``tokenizer.json`` loads in Hugging Face ``tokenizers``
         and ``transformers`` and gives the same ids; where a pattern of one's own has something that
-        Hugging Face reads differently it is left out, with a warning.
+        Hugging Face reads differently it is left out, with a warning. A rank vocabulary (of a
+        ``.tiktoken`` file) has no merges: it is saved for lmkit alone, with a warning too.
 
         Args:
             folder: where to write; its parent must exist.

@@ -1,6 +1,7 @@
 //! `_core.TokenizeJob`: inputs, tokenizer and options, checked; then run.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -9,6 +10,7 @@ use super::job;
 use super::tokenizer::{Tokenizer, handling};
 use crate::error::Result;
 use crate::progress::Progress;
+use crate::resume_point;
 use crate::text_source::{DecodeErrors, SourceOptions, TextSource};
 use crate::token_file::{self, Counts, Dtype};
 use crate::tokenize_files::{self, TokenizeOptions};
@@ -26,7 +28,7 @@ impl TokenizeJob {
     #[new]
     #[pyo3(signature = (
         tokenizer, inputs, output, *, val_output, val_fraction, dtype, special, end_of_document,
-        num_threads, in_memory, force, errors, text_field, max_record_bytes, slice_bytes
+        num_threads, in_memory, force, resume, note_every, errors, text_field, max_record_bytes, slice_bytes
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments, one an option")]
     fn new(
@@ -42,6 +44,8 @@ impl TokenizeJob {
         num_threads: Option<usize>,
         in_memory: bool,
         force: bool,
+        resume: bool,
+        note_every: Option<f64>,
         errors: &str,
         text_field: Option<String>,
         max_record_bytes: u64,
@@ -68,6 +72,8 @@ impl TokenizeJob {
             threads: num_threads,
             in_memory,
             force,
+            resume,
+            note_every: note_every.map_or(resume_point::EVERY, Duration::from_secs_f64),
         };
         py.detach(|| tokenize_files::check(inner, &source, &options))?;
         Ok(Self { tokenizer, source, options })
@@ -91,6 +97,12 @@ impl TokenizeJob {
         self.options.end_of_document.as_deref()
     }
 
+    /// Whether this process left something for a run to resume.
+    #[getter]
+    fn is_resumable(&self) -> bool {
+        resume_point::is_left(&self.options.output)
+    }
+
     fn run<'py>(
         &self,
         py: Python<'py>,
@@ -105,6 +117,9 @@ impl TokenizeJob {
         let result = counts(py, &summary.train)?;
         result.set_item("checksum", &summary.checksum)?;
         result.set_item("seconds", summary.seconds)?;
+        if self.options.resume {
+            result.set_item("resumed_bytes", summary.resumed_bytes)?;
+        }
         let skipped: Vec<String> = self
             .source
             .skipped()

@@ -26,7 +26,8 @@ pub(super) enum Opened<'p> {
 /// Opens `input`; reading adds to `progress` and stops when it is cancelled.
 pub(super) fn open<'p>(input: &Input, progress: &'p Progress) -> Result<Opened<'p>> {
     let refused = |error| Error::io(&input.path, error);
-    let file = if input.is_stdin() { stdin() } else { File::open(&input.path) }.map_err(refused)?;
+    let file = if input.is_stdin() { stdin() } else { open_file(&input.path) };
+    let file = file.map_err(refused)?;
     let metadata = file.metadata().map_err(refused)?;
     if metadata.is_dir() {
         return Err(Error::Usage(format!("{}: is a folder", input.path.display())));
@@ -177,13 +178,31 @@ impl Read for Pipe<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             self.progress.check().map_err(io::Error::other)?;
-            if is_readable(&self.file)? {
-                let count = self.file.read(buffer)?;
-                self.progress.add(count as u64);
-                return Ok(count);
+            if !is_readable(&self.file)? {
+                continue;
+            }
+            match self.file.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+                Ok(count) => {
+                    self.progress.add(count as u64);
+                    return Ok(count);
+                }
             }
         }
     }
+}
+
+/// Opens a file; a named pipe too without waiting for its writer, for whom [`Pipe`] waits.
+#[cfg(unix)]
+fn open_file(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+#[cfg(not(unix))]
+fn open_file(path: &Path) -> io::Result<File> {
+    File::open(path)
 }
 
 #[cfg(unix)]

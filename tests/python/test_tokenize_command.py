@@ -1,6 +1,7 @@
 """`lmkit tokenize` as it is typed: output, exit codes, interruption, full disks, memory."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -212,3 +213,29 @@ def test_memory_stays_bounded(tokenizer: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         peak = int(done.stderr.split()[-1]) << 10
         assert peak < 256 << 20, f"{peak >> 20} MiB on {threads} threads"
+
+
+def test_a_named_pipe_waits_for_its_writer_and_can_be_interrupted(
+    tokenizer: Path, tmp_path: Path
+) -> None:
+    pipe, output = tmp_path / "pipe", tmp_path / "a.npy"
+    os.mkfifo(pipe)
+    command = lmkit_command("tokenize", "--data_path", pipe, "--tokenizer", tokenizer)
+    command += ["--output_path", str(output)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        while not list(tmp_path.glob(".a.npy.*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130, "there was never a writer"
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        while not list(tmp_path.glob(".a.npy.*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        with pipe.open("w", encoding="utf-8", newline="") as writer:
+            for piece in (TEXT[:100], TEXT[100:]):
+                writer.write(piece)
+                writer.flush()
+                time.sleep(0.05)
+        assert process.wait(20) == 0
+    assert np.load(output).tolist() == lmkit.Tokenizer.load(tokenizer).encode(TEXT)

@@ -1,5 +1,6 @@
 """`lmkit.Tokenizer` as people use it: construction, round trips, copies, threads, forks, memory."""
 
+import base64
 import copy
 import json
 import multiprocessing
@@ -7,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -293,3 +295,20 @@ def test_importing_lmkit_loads_nothing_heavy():
     code = "import sys, lmkit; print({'torch', 'numpy', 'click'} & set(sys.modules))"
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_rank_vocabulary_is_saved_and_loaded_as_one(tmp_path: Path) -> None:
+    tokens = [bytes([byte]) for byte in range(256)] + [b"ab", b"bc", b"abc", b"\xff\xfe"]
+    ranks = tmp_path / "own.tiktoken"
+    ranks.write_text(
+        "".join(f"{base64.b64encode(t).decode()} {rank}\n" for rank, t in enumerate(tokens))
+    )
+    tok = lmkit.Tokenizer.load(ranks, special_tokens=["<|end|>"], pattern="cl100k")
+    with pytest.warns(UserWarning, match=r"no merges.txt and no tokenizer.json"):
+        tok.save(tmp_path / "tok")
+    names = sorted(path.name for path in (tmp_path / "tok").iterdir())
+    assert names == ["lmkit.json", "vocab.json"]
+    again = lmkit.Tokenizer.load(tmp_path / "tok")
+    assert again == tok
+    assert again.merges == []
+    assert again.encode("abc bc<|end|>") == tok.encode("abc bc<|end|>") == [258, 32, 257, 260]

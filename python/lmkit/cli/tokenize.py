@@ -8,20 +8,13 @@ import click
 
 from lmkit.cli.options import Command, json_option, quiet_option
 from lmkit.cli.progress import progress_bar
+from lmkit.cli.text_options import data_path_option, reading_options
 from lmkit.cli.tokenizer_options import load_tokenizer, say_special, tokenizer_options
 from lmkit.errors import UsageError
 
 
 @click.command(cls=Command)
-@click.option(
-    "--data_path",
-    "data_paths",
-    multiple=True,
-    required=True,
-    metavar="PATH",
-    help="Read this file, folder, glob or - (standard input); repeats. .gz and .zst are unpacked, "
-    ".jsonl is read line by line.",
-)
+@data_path_option("Read")
 @click.option(
     "--output_path",
     required=True,
@@ -43,14 +36,7 @@ from lmkit.errors import UsageError
     show_default=True,
     help="Store ids like this; uint16 only where the vocabulary fits.",
 )
-@click.option(
-    "--errors",
-    type=click.Choice(["strict", "replace", "bytes"]),
-    default="strict",
-    show_default=True,
-    help="Refuse bytes that are not UTF-8, replace them by U+FFFD, or take each on its own.",
-)
-@click.option("--text_field", metavar="FIELD", help="Read FIELD of each line of .jsonl.  [text]")
+@reading_options("Encode")
 @click.option(
     "--end_of_document",
     metavar="TOKEN",
@@ -67,12 +53,6 @@ from lmkit.errors import UsageError
     "--val_output_path", metavar="FILE", help="Write those here.  [default: NAME.val.npy]"
 )
 @click.option(
-    "--num_threads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Encode on N threads; the result is the same for any.  [default: one per core]",
-)
-@click.option(
     "--max_record_bytes",
     type=click.IntRange(min=1),
     default=1 << 30,
@@ -81,6 +61,11 @@ from lmkit.errors import UsageError
     help="Refuse a record, or text without a place to cut, of more than N bytes.",
 )
 @click.option("--force", is_flag=True, help="Replace outputs that are there already.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on where a killed run of the same command was; from the start where there was none.",
+)
 @click.option("--dry_run", is_flag=True, help="Check everything and say what would be done.")
 @json_option
 @quiet_option
@@ -130,8 +115,13 @@ def command(
     if dry_run:
         _say_plan(job.files, job.total_bytes, output_path, as_json=as_json)
         return
-    with progress_bar("Tokenizing", "B", quiet=quiet) as progress:
-        summary = job.run(progress)
+    try:
+        with progress_bar("Tokenizing", "B", quiet=quiet) as progress:
+            summary = job.run(progress)
+    except BaseException:
+        if job.is_resumable:
+            print("What is done so far is kept: --resume goes on from there", file=sys.stderr)
+        raise
     _say_summary(summary, output_path, as_json=as_json, quiet=quiet)
 
 
@@ -160,6 +150,9 @@ def _say_summary(summary: dict[str, Any], output: str, *, as_json: bool, quiet: 
             f"{name}: {part['tokens']:,} tokens of {part['documents']:,} documents, "
             f"{part['text_bytes']:,} bytes ({ratio:.2f} bytes a token)"
         )
-    total = sum(part["text_bytes"] for _, part in parts)
+    resumed = summary.get("resumed_bytes", 0)
+    if resumed:
+        print(f"{resumed:,} bytes of these were done before")
+    total = sum(part["text_bytes"] for _, part in parts) - resumed
     seconds = max(summary["seconds"], 1e-9)
     print(f"Done in {seconds:.2f} s, {total / 1e6 / seconds:,.1f} MB/s")

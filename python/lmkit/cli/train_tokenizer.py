@@ -11,19 +11,13 @@ import click
 from lmkit import _core
 from lmkit.cli.options import Command
 from lmkit.cli.progress import progress_bar
+from lmkit.cli.text_options import data_path_option, reading_options
 
 _NAMED_AT_MOST = 3
 
 
 @click.command(cls=Command)
-@click.option(
-    "--data_path",
-    multiple=True,
-    required=True,
-    metavar="PATH",
-    help="Learn from this file, folder, glob or - (standard input); repeats. .gz and .zst are "
-    "unpacked, .jsonl is read line by line.",
-)
+@data_path_option("Learn from")
 @click.option(
     "--vocab_size",
     type=click.IntRange(min=1),
@@ -71,24 +65,7 @@ _NAMED_AT_MOST = 3
     metavar="N",
     help="Merge no pair that occurs fewer than N times.",
 )
-@click.option(
-    "--errors",
-    type=click.Choice(["strict", "replace", "bytes"]),
-    default="strict",
-    show_default=True,
-    help="Refuse bytes that are not UTF-8, replace them by U+FFFD, or take each on its own.",
-)
-@click.option(
-    "--text_field",
-    metavar="FIELD",
-    help="Read FIELD of each line of .jsonl.  [default: text]",
-)
-@click.option(
-    "--num_threads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Count on N threads; the result is the same for any.  [default: one per core]",
-)
+@reading_options("Count")
 @click.option("--force", is_flag=True, help="Replace a tokenizer folder that is there already.")
 @click.option("--dry_run", is_flag=True, help="Check everything and say what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
@@ -97,7 +74,7 @@ _NAMED_AT_MOST = 3
 def command(
     context: click.Context,
     *,
-    data_path: tuple[str, ...],
+    data_paths: tuple[str, ...],
     vocab_size: int,
     output_path: Path,
     special_token: tuple[str, ...],
@@ -132,7 +109,7 @@ def command(
         vocab_size, special_token, pattern, tie_break, min_frequency, num_threads
     )
     output = os.fspath(output_path)
-    files, size = _core.Learner.plan(data_path, text_field, output, force)
+    files, size = _core.Learner.plan(data_paths, text_field, output, force)
     if dry_run:
         plan = {"files": files, "bytes": size, "vocab_size": vocab_size, "output_path": output}
         sentence = f"Would learn {vocab_size:,} tokens from {_amount(files, size)} into {output}"
@@ -140,7 +117,7 @@ def command(
         return
     start = time.perf_counter()
     with progress_bar(("Counting", "Merging"), ("B", "merges"), quiet=quiet) as progress:
-        lesson = learner.learn_files(data_path, errors, text_field, [output], progress)
+        lesson = learner.learn_files(data_paths, errors, text_field, [output], progress)
     left_out = lesson.tokenizer.save(output, force)
     seconds = time.perf_counter() - start
     result = _result(lesson, output, vocab_size, seconds)

@@ -1,0 +1,54 @@
+"""README's figures are those of the newest records, the rows where lmkit loses among them."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    path = ROOT / "benches" / "python" / "readme_table.py"
+    spec = importlib.util.spec_from_file_location("readme_table", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def record(date: str, share: float) -> dict[str, Any]:
+    tool = {"net_s": 2.0, "peak_mib": 70.0}
+    row = {
+        "text": "code",
+        "bytes": 80_000_000,
+        "tools": {"lmkit": tool, "gigatoken-glue": tool},
+        "share": {"gigatoken-glue": {"median": share, "min": 0.9, "max": 1.7}},
+    }
+    machine = {"cpu": "a CPU", "cores": 2}
+    return {"date": date, "machine": machine, "versions": {"lmkit": "0"}, "rows": [row]}
+
+
+def test_figures_in_readme_are_those_of_the_records(tables: ModuleType) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert tables.with_tables(readme, tables.measured()) == readme, "run: make readme"
+
+
+def test_a_lost_row_is_shown_from_the_newest_record(tables: ModuleType, tmp_path: Path) -> None:
+    for day, share in (("2026-01-02", 1.53), ("2026-01-01", 0.51)):
+        path = tmp_path / f"{day}-encode.json"
+        path.write_text(json.dumps(record(f"{day}T10:00:00", share)))
+    text = tables.measured(tmp_path)
+    assert "| C code, 80 MB | 2.00 s, 70 MiB | 2.00 s, 70 MiB | 1.53 (0.90-1.70) |" in text
+    assert "0.51" not in text
+    assert "file call" not in text, "a column without an entry is left out"
+
+
+def test_a_readme_without_marks_is_refused(tables: ModuleType) -> None:
+    with pytest.raises(SystemExit, match="lacks the marks"):
+        tables.with_tables("# lmkit\n", "| a |")
