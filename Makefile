@@ -8,7 +8,7 @@ SOURCES = pyproject.toml Cargo.toml Cargo.lock $(shell find rust -name '*.rs')
 # nextest where it is found, cargo's own runner elsewhere.
 CARGO_TEST = $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run --no-fail-fast" || echo "cargo test --no-fail-fast")
 
-.PHONY: help setup demo format lint test test-all bench cov wheel readme clean
+.PHONY: help setup demo format lint test test-all fuzz bench cov wheel readme clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -28,11 +28,13 @@ demo: setup  ## Learn a vocabulary, tokenize, train a small model and let it wri
 
 format: setup  ## Format and fix what can be fixed.
 	cargo fmt
+	cargo fmt --manifest-path fuzz/Cargo.toml
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 lint: setup  ## Check format, lints and types.
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
 	PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --locked --all-targets --features python -- -D warnings
 	$(BIN)/ruff format --check .
@@ -50,6 +52,18 @@ test-all: setup  ## Run every test that needs no GPU, property tests at length.
 	PROPTEST_CASES=2000 $(CARGO_TEST) --locked
 	cargo test --locked --doc
 	LMKIT_EXAMPLES=2000 $(BIN)/python -m pytest -m "not gpu"
+
+FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+FUZZ_SECONDS ?= 60
+
+# The address sanitizer is not in stable Rust yet; RUSTC_BOOTSTRAP lets the stable compiler use it.
+fuzz:  ## Fuzz every door that takes bytes, a minute each, with the address sanitizer.
+	@cargo fuzz --version >/dev/null 2>&1 || \
+	    { echo "error: no cargo-fuzz found; install it with: cargo install cargo-fuzz" >&2; exit 2; }
+	@for target in $(FUZZ_TARGETS); do \
+	    echo "fuzzing $$target"; \
+	    RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 -verbosity=0 || exit 1; \
+	done
 
 bench: setup  ## Measure against the peers (half an hour); writes benches/results/ and README's figures. LMKIT_SHARED names the corpora's folder.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
@@ -80,4 +94,4 @@ wheel: setup  ## Build the wheel, install it in an empty environment and run the
 	@ls -l dist
 
 clean:  ## Remove what was built (not .venv).
-	rm -rf target dist python/lmkit/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf target fuzz/target dist python/lmkit/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,13 +2,16 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import lmkit
-from lmkit.errors import MalformedError, MissingFileError, UsageError
+from lmkit.errors import LmkitError, MalformedError, MissingFileError, UsageError
 from lmkit.token_file import TokenFileWarning, TokenReader, read_sidecar
 
 IDS = list(range(0, 3000, 7))
@@ -75,6 +78,55 @@ def test_a_damaged_header_never_gets_through(tmp_path: Path) -> None:
             except MalformedError:
                 continue
             assert ids.size == 3
+
+
+HEADERS = st.builds(
+    lambda version, text, rest: (
+        b"\x93NUMPY" + bytes([version, 0]) + len(text).to_bytes(2, "little") + text + rest
+    ),
+    st.sampled_from([1, 1, 1, 2, 3, 9]),
+    st.one_of(
+        st.binary(max_size=80),
+        st.text("{}()'\"descrfotan_uhpFalseTu<>i42,: 0123456789", max_size=80).map(str.encode),
+        st.just(b"{'descr': '<i4', 'fortran_order': False, 'shape': (3,), }"),
+    ),
+    st.binary(max_size=16),
+)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner)),
+    max_leaves=5,
+)
+NAMES = st.sampled_from(["dtype", "tokens", "smallest_id", "largest_id", "modified_ns", "inputs"])
+
+
+@given(
+    st.one_of(st.binary(max_size=200), HEADERS),
+    st.one_of(
+        st.none(),
+        st.binary(max_size=50),
+        st.dictionaries(NAMES, VALUES).map(lambda raw: json.dumps(raw).encode()),
+        st.just(b'{"dtype": "uint16", "tokens": 6}'),
+    ),
+    st.sampled_from([".npy", ".bin"]),
+)
+@settings(max_examples=int(os.environ.get("LMKIT_EXAMPLES", "300")), deadline=None)
+def test_any_bytes_are_a_token_file_or_an_error(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, sidecar: bytes | None, ending: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"any{ending}"
+    beside = Path(f"{path}.json")
+    path.write_bytes(data)
+    beside.unlink(missing_ok=True)
+    if sidecar is not None:
+        beside.write_bytes(sidecar)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TokenFileWarning)
+        try:
+            reader = TokenReader(path)
+        except LmkitError:
+            return
+    assert reader.read(0, len(reader)).nbytes <= len(data)
 
 
 def test_a_sidecar_that_contradicts_its_file(tmp_path: Path) -> None:
