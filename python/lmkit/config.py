@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import tomllib
 import types
 import typing
@@ -79,11 +80,18 @@ def setting(
     at_least: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] = (),
+    words: tuple[str, ...] = (),
+    duration: bool = False,
 ) -> Any:  # noqa: ANN401 - dataclass fields take any default
-    """A config field: its default, the sentence its help shows, and its limits."""
+    """A config field: its default, the sentence its help shows, and its limits.
+
+    ``words`` may be typed in the place of a value and are settled before there is a config. A
+    ``duration`` is seconds, and may be typed as 3h50m.
+    """
     limits = {"above": above, "at_least": at_least, "below": below}
     metadata = {"sentence": sentence, "group": group, "metavar": metavar, "choices": choices}
-    return dataclasses.field(default=default, metadata=metadata | limits)
+    spelling = {"words": words, "duration": duration}
+    return dataclasses.field(default=default, metadata=metadata | limits | spelling)
 
 
 @dataclass(frozen=True)
@@ -101,11 +109,17 @@ class Setting:
     above: float | None
     at_least: float | None
     below: float | None
+    words: tuple[str, ...]
+    duration: bool
 
     @property
     def flag(self) -> str:
         """The flag as it is typed."""
         return f"--{self.name}"
+
+    def check_given(self, value: object) -> object:
+        """What was given: a word that is settled later as it is, anything else checked."""
+        return value if isinstance(value, str) and value in self.words else self.check(value)
 
     def check(self, value: object) -> object:
         """The value as its field's type, or a UsageError naming the flag."""
@@ -122,6 +136,8 @@ class Setting:
         return value
 
     def _typed(self, value: object) -> object:
+        if self.duration and isinstance(value, str):
+            value = _seconds(value, self.flag)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if self.kind is float and is_number:
             return float(typing.cast("float", value))
@@ -150,6 +166,16 @@ class Setting:
             or (self.below is not None and value >= self.below)
         ):
             raise UsageError(f"{self.flag} must be {' and '.join(limits)}, not {value}")
+
+
+def _seconds(text: str, flag: str) -> float:
+    """The seconds in ``3h50m``, ``1d``, ``90s`` or ``90``."""
+    pattern = r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?"
+    found = re.fullmatch(pattern, text.strip().replace(" ", ""))
+    if not found or not any(found.groups()):
+        raise UsageError(f"{flag} must be a time such as 3h50m, 90m or 45s, not {text!r}")
+    units = (86_400, 3_600, 60, 1)
+    return sum(float(n or 0) * unit for n, unit in zip(found.groups(), units, strict=True))
 
 
 def own_settings(config_class: type) -> dict[str, Setting]:
@@ -276,6 +302,26 @@ class TrainConfig:
     lr_decay_iters: int | None = setting(
         None, "Reach min_lr after N steps.  [default: max_iters]", group="training", at_least=1
     )
+    max_time: float | None = setting(
+        None,
+        "Save and stop after this long, such as 3h50m; leave a batch queue time for the save.",
+        group="training",
+        metavar="TIME",
+        above=0,
+        duration=True,
+    )
+    max_bad_steps: int = setting(
+        5,
+        "Skip at most N updates in a row whose loss or gradient is not a number.",
+        group="training",
+        at_least=0,
+    )
+    on_bad_steps: Literal["stop", "rollback"] = setting(
+        "stop",
+        "After more of them: stop, or go back to the last good checkpoint and past that data.",
+        group="training",
+        choices=("stop", "rollback"),
+    )
     seed: int = setting(
         0, "Seed of the weights and the order of the data.", group="training", at_least=0
     )
@@ -310,6 +356,14 @@ class TrainConfig:
         "Resume from this checkpoint, or from the latest of checkpoint_dir.",
         group="data",
         metavar="FILE|latest",
+    )
+
+    keep_last: int | None = setting(
+        None,
+        "Keep the N newest checkpoints only; the best by validation loss is best.pt.  "
+        "[default: all]",
+        group="data",
+        at_least=1,
     )
 
     log_interval: int = setting(100, "Print the loss every N steps.", group="logging", at_least=1)

@@ -128,3 +128,19 @@ def test_every_setting_has_its_sentence():
     for one in settings(TrainConfig).values():
         assert one.sentence[0].isupper()
         assert "." in one.sentence
+
+
+@pytest.mark.parametrize(
+    ("typed", "seconds"),
+    [("3h50m", 13_800), ("1d", 86_400), ("90s", 90), ("90", 90), ("1h 30min", 5_400), (1.5, 1.5)],
+)
+def test_a_time_may_be_typed_in_its_units(typed, seconds):
+    config = TrainConfig(max_time=typed)
+    assert config.max_time == seconds
+    assert from_toml(TrainConfig, to_toml(config)) == config
+
+
+@pytest.mark.parametrize("typed", ["", "soon", "3x", "50m3h", "-5", "0s"])
+def test_what_is_no_time_is_said(typed):
+    with pytest.raises(UsageError, match="--max_time must be"):
+        TrainConfig(max_time=typed)

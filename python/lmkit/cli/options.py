@@ -178,7 +178,7 @@ class SettingType(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # 
         """The value; ``none`` stays a word, since None means "not given" here."""
         if isinstance(value, str) and self.setting.kind in {int, float} and value != "none":
             value = _number(value)
-        checked = self.setting.check(value)
+        checked = self.setting.check_given(value)
         return "none" if checked is None else checked
 
 

@@ -7,6 +7,7 @@ import torch
 
 from lmkit.config import TrainConfig
 from lmkit.errors import TrainingError
+from lmkit.lm.bad_steps import BadSteps, TooManyBadStepsError
 from lmkit.lm.report import DAY, Pace, span
 
 ASIDE_SHARE = 0.2  # evaluations and saves above this share of the time are worth a word,
@@ -42,15 +43,24 @@ def out_of_memory(config: TrainConfig, device: torch.device, reason: str) -> Tra
 
 
 def unstable(
-    config: TrainConfig, iteration: int, quantity: str, value: float, saved: str | None
-) -> TrainingError:
+    config: TrainConfig, bad: BadSteps, last: int, saved: str | None
+) -> TooManyBadStepsError:
     """The loss or the gradient is no longer a number; ``saved`` is the last checkpoint."""
+    first, wrong = bad.first or (last, "loss was not a number")
     clip = "none" if config.max_grad_norm is None else f"{config.max_grad_norm:g}"
+    row = (
+        f", and the {last - first} updates after it had to be skipped too "
+        f"(--max_bad_steps {bad.limit})"
+        if last > first
+        else ""
+    )
     kept = f"the last checkpoint before it is {saved}" if saved else "no checkpoint came before it"
-    return TrainingError(
-        f"the {quantity} became {value} at iteration {iteration}; {kept}",
+    return TooManyBadStepsError(
+        f"the {wrong} at iteration {first}{row}; {kept}",
         hint=f"use a lower --learning_rate (now {config.learning_rate:g}), a lower "
         f"--max_grad_norm (now {clip}) or a higher --weight_decay (now {config.weight_decay:g})",
+        first=first,
+        last=last,
     )
 
 

@@ -145,6 +145,27 @@ def read_checkpoint(path: str | os.PathLike[str], notice: Notice | None = None) 
         raise refused("read", typed, error) from error
 
 
+def verifies(path: Path) -> bool:
+    """Whether a checkpoint is there, has a sidecar, and is what that says."""
+    try:
+        with path.open("rb") as file:
+            _verify(os.fspath(path), file, _refuse_unvouched)
+    except (MismatchError, OSError):
+        return False
+    return True
+
+
+def iteration_of(path: Path) -> int:
+    """The steps a checkpoint's model has taken, without reading its tensors."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return int(state["iteration"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise MismatchError(f"the checkpoint {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise refused("read", path, error) from error
+
+
 def checkpoints_in(folder: Path) -> list[tuple[int, Path]]:
     """The checkpoints of a folder with their iterations, newest first."""
     if not folder.is_dir():
@@ -285,6 +306,10 @@ def _shape_differences(
         if ours[name].shape != theirs[name].shape
     ]
     return sorted(phrases)
+
+
+def _refuse_unvouched(sentence: str) -> None:
+    raise MismatchError(sentence)
 
 
 def _warn(sentence: str) -> None:

@@ -6,8 +6,9 @@ one forward pass over the windows.
 Axes: B batch, T time.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -98,16 +99,22 @@ def evaluate_loss(
     context_length: int,
     num_batches: int | None = None,
     device: Device | None = None,
-) -> float:
+    give_up: Callable[[], bool] = lambda: False,
+) -> float | None:
     """Return the mean loss, in nats a token, on at most ``num_batches`` batches of fixed windows.
 
-    The windows are spread evenly over the tokens; None takes all there are.
+    The windows are spread evenly over the tokens; None takes all there are. ``give_up`` is asked
+    before each batch; once it says so there is no result.
     """
     limit = None if num_batches is None else num_batches * batch_size
     starts = fixed_windows(len(tokens), context_length, limit)
     windows = _batches(starts, batch_size, context_length)
-    nats = sum(loss * len(rows) for loss, rows in _losses(model, tokens, windows, device))
-    return nats / len(starts)
+    wanted = itertools.takewhile(lambda _: not give_up(), windows)
+    nats, rows_done = 0.0, 0
+    for loss, rows in _losses(model, tokens, wanted, device):
+        nats += loss * len(rows)
+        rows_done += len(rows)
+    return nats / rows_done if rows_done == len(starts) else None
 
 
 # Starts of a batch's rows, and their length.
@@ -121,7 +128,7 @@ def _batches(starts: NDArray[np.int64], batch_size: int, context_length: int) ->
 
 @torch.no_grad()
 def _losses(
-    model: Transformer, tokens: Tokens, windows: list[_Windows], device: Device | None
+    model: Transformer, tokens: Tokens, windows: Iterable[_Windows], device: Device | None
 ) -> Iterator[tuple[float, NDArray[np.int64]]]:
     """The mean loss of each batch with its rows, the model in evaluation mode meanwhile."""
     device = device or Device(model.lm_head.weight.device)

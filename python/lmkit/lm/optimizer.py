@@ -32,6 +32,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+def step_if_finite(optimizer: torch.optim.Optimizer, checked: Tensor) -> None:
+    """Take the optimizer's step where all of ``checked`` is finite; else leave everything be.
+
+    Fused kernels on an accelerator decide it there, and the host does not wait for the answer;
+    elsewhere the host reads it.
+    """
+    if checked.device.type != "cpu" and all(g.get("fused") for g in optimizer.param_groups):
+        # What torch.amp.GradScaler sets for the same kernels; a step they leave out is not counted.
+        optimizer.found_inf = checked.isfinite().all().logical_not().float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif bool(checked.isfinite().all()):
+        optimizer.step()
+
+
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> Tensor:
     """Scale all gradients down together until their norm is at most ``max_norm``; None leaves them.

@@ -18,19 +18,19 @@ from lmkit.config import TrainConfig, to_toml, train_config
 from lmkit.errors import MismatchError, UsageError
 from lmkit.lm import advice
 from lmkit.lm.batches import fixed_windows
-from lmkit.lm.checkpoint import restore
 from lmkit.lm.device import Device, compile_model, resolve, set_deterministic
 from lmkit.lm.model import Transformer
 from lmkit.lm.optimizer import make_optimizer
 from lmkit.lm.report import Report
 from lmkit.lm.resume import (
     TOKENIZER_FLAGS,
+    Progress,
     checked,
     compare_exactness,
     exactness_settings,
     given_settings,
     open_checkpoint,
-    restore_generators,
+    restore_run,
     resumed_config,
     run_folder_of,
 )
@@ -44,7 +44,7 @@ class Prepared:
     """A run before its next step.
 
     Attributes:
-        iteration: the steps already taken.
+        progress: how far it has come.
         checkpoint: what it goes on from, as printed; None for a new run.
     """
 
@@ -56,8 +56,7 @@ class Prepared:
     val_data: TrainingData | None
     model: Transformer
     optimizer: torch.optim.Optimizer
-    iteration: int
-    best_val_loss: float | None
+    progress: Progress
     checkpoint: str | None
 
     def data_identity(self) -> dict[str, Any]:
@@ -74,10 +73,6 @@ class _Start:
     tokenizer_given: bool
     checkpoint: str | None = None
     state: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def iteration(self) -> int:
-        return int(self.state.get("iteration", 0))
 
     def continues_in(self, folder: RunFolder) -> bool:
         """Whether the folder is the checkpoint's own, rather than that of a new branch."""
@@ -101,7 +96,7 @@ def prepare(
             folder.refuse_another_run(force=force)
         run = _make(start, device, folder, report)
         if start.checkpoint and start.continues_in(folder):
-            folder.go_back_to(run.iteration, Path(start.checkpoint))
+            folder.go_back_to(run.progress.iteration, Path(start.checkpoint))
         else:
             folder.clear()
         folder.write_config(to_toml(dataclasses.replace(config, load_checkpoint=None)))
@@ -169,8 +164,7 @@ def _make(start: _Start, device: Device, folder: RunFolder, report: Report) -> P
         val_data=val_data,
         model=model,
         optimizer=optimizer,
-        iteration=start.iteration,
-        best_val_loss=state.get("best_val_loss"),
+        progress=Progress.from_state(state),
         checkpoint=start.checkpoint,
     )
 
@@ -259,15 +253,7 @@ def _model(
     model.to(device.device)
     optimizer = make_optimizer(model, config)
     if start.checkpoint is not None:
-        # The checkpoint's moments, but the rates and decays of this configuration.
-        fresh = [
-            {name: value for name, value in group.items() if name != "params"}
-            for group in optimizer.param_groups
-        ]
-        restore(start.state, model, optimizer, start.checkpoint)
-        for group, own in zip(optimizer.param_groups, fresh, strict=True):
-            group.update(own)
-        restore_generators(start.state.get("generators", {}))
+        restore_run(start.state, model, optimizer, start.checkpoint)
         compare_exactness(start.state, exactness_settings(device), report.notice)
     if device.compile:
         compile_model(model, report.notice)

@@ -9,12 +9,13 @@ nothing behind.
 """
 
 import json
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Report:
         self.progress = progress or _not_shown
         self._json_lines = json_lines
         self._quiet = quiet
+        self._refused = False
         self._pending: list[str] = []
         self._log: TextIO | None = None
         self._metrics: TextIO | None = None
@@ -70,7 +72,8 @@ class Report:
         with self._turn:
             for file in (self._log, self._metrics):
                 if file is not None:
-                    file.close()
+                    with suppress(OSError):  # what a full disk did not take was told of already
+                        file.close()
             self._log = self._metrics = None
 
     def line(self, text: str, event: str = "message", **fields: object) -> None:
@@ -95,7 +98,7 @@ class Report:
     def metrics(self, record: dict[str, object]) -> None:
         """Keep the numbers of a step or an evaluation."""
         if self._metrics is not None:
-            self._metrics.write(json.dumps(record) + "\n")
+            self._append(self._metrics, json.dumps(record) + "\n")
 
     def iteration(
         self, step: int, loss: float, seconds: float, lr: float, rate: float, left: float
@@ -106,7 +109,7 @@ class Report:
             f" | {rate:,.0f} tokens/s | ETA {span(left)}",
             event="iteration",
             iter=step,
-            loss=loss,
+            loss=loss if math.isfinite(loss) else None,  # JSON has no NaN
             seconds=seconds,
             lr=lr,
             tokens_per_second=rate,
@@ -124,7 +127,18 @@ class Report:
         if self._log is None:
             self._pending.append(stamped)
         else:
-            self._log.write(stamped)
+            self._append(self._log, stamped)
+
+    def _append(self, file: TextIO, line: str) -> None:
+        """Write a line to a file of the run's folder; a full disk costs the line, not the run."""
+        try:
+            file.write(line)
+        except OSError as error:
+            if not self._refused:
+                self._refused = True  # before the notice, which is a line of the log too
+                self.notice(
+                    f"cannot write {file.name}: {error.strerror}; the run goes on without its lines"
+                )
 
     def _print(self, text: str) -> None:
         """Print to whoever still reads; a run is not lost because its reader went."""

@@ -7,10 +7,12 @@ a resumed run takes the steps the uninterrupted one would have taken: bit for bi
 host reads a loss from a GPU only where it reports, evaluates or saves, never once a step.
 """
 
-import math
 import shlex
+import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,17 +21,21 @@ from torch import Tensor
 from lmkit.config import TrainConfig, to_dict
 from lmkit.errors import LmkitError
 from lmkit.lm import advice
+from lmkit.lm.bad_steps import BadSteps, SpikeWatch, TooManyBadStepsError
 from lmkit.lm.batches import TokenBatches
-from lmkit.lm.checkpoint import write_checkpoint
+from lmkit.lm.checkpoint import read_checkpoint
+from lmkit.lm.checkpoint_writer import CheckpointWriter, Saved
 from lmkit.lm.evaluate import evaluate_loss
-from lmkit.lm.optimizer import clip_gradients, set_learning_rate
+from lmkit.lm.optimizer import clip_gradients, set_learning_rate, step_if_finite
 from lmkit.lm.preparation import Prepared, prepare
 from lmkit.lm.report import Pace, Report
-from lmkit.lm.resume import exactness_settings, generator_states
+from lmkit.lm.resume import Progress, exactness_settings, generator_states, restore_run
 from lmkit.lm.schedule import learning_rate
 from lmkit.lm.signals import StopSignals
 
 CHECKPOINT_FORMAT = 1
+STEPS_UNREAD = 32  # the most whose numbers an accelerator holds before the host waits for them
+ROLLBACKS = 3  # to one checkpoint, each past other batches; then it is not the batches
 
 
 class Trainer:
@@ -68,6 +74,7 @@ class Trainer:
         SIGINT and SIGTERM end the run after the step at hand; the history so far is returned and
         ``exit_code`` tells which it was.
         """
+        self._began = time.monotonic()
         with prepare(self._given, self._report, force=self._force) as run:
             self._adopt(run)
             with StopSignals(self._report.notice) as self._signals:
@@ -78,27 +85,43 @@ class Trainer:
                 except LmkitError:
                     self._rescue()
                     raise
+                finally:
+                    self._writer.wait()
             self.exit_code = self._signals.exit_code
             return self.folder.metrics()
 
     def _loop(self) -> None:
-        config = self.config
         self._report.line("Starting training...")
-        while self.step < config.max_iters and not self._stopping:
-            with self._pace.step():
-                self._update()
-            if due(self.step, config.log_interval):
-                self._log()
-            if due(self.step, config.eval_interval):
-                self._evaluate()
-            if due(self.step, config.save_interval) or self._signals.take_save_request():
-                self._save()
+        if self._evaluation_due:
+            self._make_up_for_evaluation()
+        while self.step < self.config.max_iters and not self._stopping:
+            try:
+                self._iterate()
+            except TooManyBadStepsError as error:
+                if self.config.on_bad_steps == "stop":
+                    raise
+                self._roll_back(error)
+
+    def _iterate(self) -> None:
+        """Take one step and do what is due after it."""
+        config = self.config
+        with self._pace.step():
+            self._update()
+        if due(self.step, config.log_interval):
+            self._log()
+        if due(self.step, config.eval_interval):
+            self._evaluate()
+        self._save_wanted |= due(self.step, config.save_interval)
+        self._save_wanted |= self._signals.take_save_request()
+        if self._save_wanted or self._is_best:
+            self._save_what_is_due()
+        if self.step == config.max_iters:
+            self._read()
 
     def _adopt(self, run: Prepared) -> None:
         """Take over what the preparation made."""
         self.config, self.device, self.folder = run.config, run.device, run.folder
         self.model, self.optimizer, self._run = run.model, run.optimizer, run
-        self.step, self.best_val_loss = run.iteration, run.best_val_loss
         self._batches = TokenBatches(
             run.train_data.tokens,
             batch_size=self.config.batch_size,
@@ -108,15 +131,36 @@ class Trainer:
             device=self.device.device,
         )
         self._parameters = list(self.model.parameters())
-        self._saved = (run.iteration, run.checkpoint) if run.checkpoint else None
-        self._unread: list[_Step] = []
-        self._updating = False
+        saved = Saved(run.progress.iteration, run.checkpoint) if run.checkpoint else None
+        self._writer = CheckpointWriter(
+            self.folder.path, self.config.keep_last, self._report.notice, saved
+        )
+        self._rollbacks: Counter[int] = Counter()
         self._advised = False
         self._pace = Pace()
+        self._take_up(run.progress)
+
+    def _take_up(self, progress: Progress) -> None:
+        """Go on from where a checkpoint, or a new run, stands."""
+        self.step, self.best_val_loss = progress.iteration, progress.best_val_loss
+        self._batch_offset = progress.batch_offset
+        self._evaluation_due = progress.evaluation_due
+        self._bad = BadSteps(
+            self.config.max_bad_steps,
+            in_a_row=progress.bad_in_a_row,
+            skipped=progress.bad_skipped,
+            step=progress.iteration,
+        )
+        losses = [record["loss"] for record in self.folder.metrics() if "loss" in record]
+        self._spikes = SpikeWatch(losses)
+        self._unread: list[_Step] = []
+        self._updating = self._is_best = self._save_wanted = False
 
     @property
     def _stopping(self) -> bool:
-        return self._signals.received is not None or self._report.reader_left
+        limit = self.config.max_time
+        out_of_time = limit is not None and time.monotonic() - self._began >= limit
+        return out_of_time or self._signals.received is not None or self._report.reader_left
 
     def _update(self) -> None:
         """Take one optimizer step on the mean loss over all its micro-batches."""
@@ -124,20 +168,22 @@ class Trainer:
         rate = learning_rate(iteration, self.config)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(iteration)
+        loss = self._backward(iteration + self._batch_offset)
         norm = clip_gradients(self._parameters, self.config.max_grad_norm)
-        self._unread.append(_Step(iteration, rate, torch.stack((loss, norm))))
-        if self.device.device.type == "cpu":  # where reading waits for nothing
-            self._read()
+        loss_and_norm = torch.stack((loss, norm))
+        self._unread.append(_Step(iteration, rate, loss_and_norm))
         self._updating = True
-        self.optimizer.step()
+        step_if_finite(self.optimizer, loss_and_norm)
         self.step = iteration
         self._updating = False
+        # On a CPU reading waits for nothing; elsewhere it is done for many steps at once.
+        if self.device.device.type == "cpu" or len(self._unread) >= STEPS_UNREAD:
+            self._read()
 
-    def _backward(self, iteration: int) -> Tensor:
-        """Add up the gradients of the step's micro-batches; the mean of their losses."""
+    def _backward(self, batch: int) -> Tensor:
+        """Add up the gradients of a batch's micro-batches; the mean of their losses."""
         total = torch.zeros((), device=self.device.device)
-        for inputs_BT, targets_BT in self._batches.micro_batches(iteration):
+        for inputs_BT, targets_BT in self._batches.micro_batches(batch):
             with self.device.autocast():
                 part = self.model(inputs_BT, targets_BT) / self.config.grad_accum_steps
             part.backward()
@@ -147,21 +193,33 @@ class Trainer:
     def _read(self) -> None:
         """Fetch what the device computed for the steps not yet read, in one go, and keep it.
 
-        Raises where it is no longer a number: on the CPU before that touches the weights.
+        Raises where too many updates in a row, up to the last step, had to be skipped.
         """
         if not self._unread:
             return
         fetched = torch.stack([step.loss_and_norm for step in self._unread]).tolist()
         for step, (loss, norm) in zip(self._unread, fetched, strict=True):
-            for quantity, value in (("loss", loss), ("gradient's norm", norm)):
-                if not math.isfinite(value):
-                    saved = self._saved[1] if self._saved else None
-                    raise advice.unstable(self.config, step.iteration, quantity, value, saved)
-            self._last_loss, self._last_rate = loss, step.rate
-            self._report.metrics(
-                {"iter": step.iteration, "loss": loss, "lr": step.rate, "grad_norm": norm}
-            )
+            self._keep(step, loss, norm)
         self._unread.clear()
+        if self._bad.too_many:
+            saved = self._writer.saved.printed if self._writer.saved else None
+            raise advice.unstable(self.config, self._bad, self.step, saved)
+
+    def _keep(self, step: "_Step", loss: float, norm: float) -> None:
+        """Put the numbers of a step into the run's history."""
+        self._last_loss, self._last_rate = loss, step.rate
+        record: dict[str, object] = {"iter": step.iteration}
+        wrong = self._bad.take(step.iteration, loss, norm)
+        if wrong:
+            self._report.metrics(record | {"lr": step.rate, "skipped": wrong})
+            self._report.notice(
+                f"the {wrong} at iteration {step.iteration}: its update is skipped, "
+                f"{self._bad.in_a_row} in a row (--max_bad_steps {self._bad.limit})"
+            )
+            return
+        record |= {"loss": loss, "lr": step.rate, "grad_norm": norm}
+        spike = self._spikes.take(loss)
+        self._report.metrics(record if spike is None else record | {"spike": spike})
 
     def _log(self) -> None:
         """Report the step just taken."""
@@ -177,8 +235,14 @@ class Trainer:
             self._advised = True
 
     def _evaluate(self) -> None:
-        """Report the loss on the validation data, where there is some."""
+        """Report the loss on the validation data, where there is some.
+
+        A run that stops meanwhile does not wait for it: what goes on from there makes up for it.
+        """
         if self._run.val_data is None:
+            return
+        self._evaluation_due = True
+        if self._stopping:
             return
         with self._pace.waiting():
             self._read()
@@ -191,57 +255,130 @@ class Trainer:
                 context_length=self.config.context_length,
                 num_batches=self.config.num_eval_batches,
                 device=self.device,
+                give_up=lambda: self._stopping,
             )
+        if loss is None:
+            self._report.notice("the evaluation is broken off; what goes on from here repeats it")
+            return
+        self._evaluation_due = False
         if self.best_val_loss is None or loss < self.best_val_loss:
-            self.best_val_loss = loss
+            self.best_val_loss, self._is_best = loss, True
         self._report.validation(self.step, loss)
         self._report.metrics({"iter": self.step, "val_loss": loss})
 
-    def _save(self) -> None:
-        """Write a checkpoint of the state after the step just taken, unless there is one."""
-        if self._saved and self._saved[0] == self.step:
-            return
+    def _make_up_for_evaluation(self) -> None:
+        """Evaluate the model as it was loaded, and keep its checkpoint with the result."""
+        self._evaluate()
+        if not self._evaluation_due:
+            self._save(again=True)
+
+    def _save_what_is_due(self) -> None:
+        """Save; a numbered checkpoint waits while updates are being skipped.
+
+        A run that goes back from bad steps must find one from before them. What is best by
+        validation loss alone goes to ``best.pt`` only.
+        """
         with self._pace.waiting():
             self._read()
-        path = self.folder.checkpoint_path(self.step)
-        printed = self.folder.printed(path.name)
-        self._report.line(f"Saving checkpoint to {printed}", event="saving", path=printed)
+        numbered = self._save_wanted and not self._bad.in_a_row
+        if numbered or self._is_best:
+            self._save(numbered=numbered)
+
+    def _save(self, *, numbered: bool = True, again: bool = False) -> None:
+        """Begin to write a checkpoint of the state after the step just taken, unless there is one.
+
+        The disk's part of it goes on beside the steps that follow.
+        """
+        with self._pace.waiting():
+            self._read()
+        paths, saved = [], None
+        if numbered and (again or not self._writer.has(self.step)):
+            path = self.folder.checkpoint_path(self.step)
+            saved = Saved(self.step, self.folder.printed(path.name))
+            paths.append(path)
+            self._report.line(
+                f"Saving checkpoint to {saved.printed}", event="saving", path=saved.printed
+            )
+        if self._is_best:
+            paths.append(self.folder.best_path)
+        self._save_wanted = self._save_wanted and not numbered
+        self._is_best = False
+        if not paths:
+            return
+        aside = self._pace.aside
         with self._pace.between_steps():
-            write_checkpoint(path, self._state())
-        self._saved = (self.step, printed)
+            self._writer.write(paths, self._state(), saved)
+        self._report.metrics({"iter": self.step, "save_stall": self._pace.aside - aside})
 
     def _state(self) -> dict[str, Any]:
         """All that the steps to come depend on, as plain data."""
-        return {
+        progress = Progress(
+            iteration=self.step,
+            best_val_loss=self.best_val_loss,
+            batch_offset=self._batch_offset,
+            bad_in_a_row=self._bad.in_a_row,
+            bad_skipped=self._bad.skipped,
+            evaluation_due=self._evaluation_due,
+        ).to_state()
+        return progress | {
             "format": CHECKPOINT_FORMAT,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "iteration": self.step,
             "config": to_dict(self.config),
             "generators": generator_states(),
             "tokenizer": self._run.tokenizer.to_json(),
-            "best_val_loss": self.best_val_loss,
-            "data": self._run.data_identity() | {"next_batch": self.step + 1},
+            "data": self._run.data_identity() | progress["data"],
             "settings": exactness_settings(self.device),
         }
 
+    def _roll_back(self, error: TooManyBadStepsError) -> None:
+        """Go on from the last good checkpoint with the batches that come after the bad ones."""
+        self._writer.wait()
+        saved = self._writer.saved
+        if saved is None:
+            raise error
+        self._rollbacks[saved.step] += 1
+        if self._rollbacks[saved.step] > ROLLBACKS:
+            self._report.notice(f"went back to {saved.printed} {ROLLBACKS} times, to no avail")
+            raise error
+        state = read_checkpoint(saved.printed, self._report.notice)
+        restore_run(state, self.model, self.optimizer, saved.printed)
+        self._report.close()
+        self.folder.go_back_to(saved.step, Path(saved.printed))
+        self._report.attach(self.folder)
+        next_batch = error.last + self._batch_offset + 1
+        self._take_up(Progress.from_state(state))
+        self._batch_offset = next_batch - self.step - 1
+        self._report.notice(
+            f"{error}: going on from there with batch {next_batch:,}, past the bad ones"
+        )
+
     def _finish(self) -> None:
         """Leave a last checkpoint; after a signal also the command that goes on from it."""
+        self._writer.wait()
         self._save()
-        if self._stopping and self._saved:
+        failure = self._writer.wait()
+        if failure is not None:
+            raise failure
+        if self._stopping and self._writer.saved:
+            printed = self._writer.saved.printed
             self._report.line(
                 f"Stopped after {self.step:,} of {self.config.max_iters:,} iterations. "
-                f"To go on: lmkit train --load_checkpoint {shlex.quote(self._saved[1])}",
+                f"To go on: lmkit train --load_checkpoint {shlex.quote(printed)}",
                 event="stopped",
                 iter=self.step,
-                path=self._saved[1],
+                path=printed,
             )
 
     def _rescue(self) -> None:
         """Save the last whole step of a run that failed, where its weights are sound."""
+        self._writer.wait()
+        self._unread.clear()
+        if self._bad.first is not None:
+            self.step = self._bad.first[0] - 1  # no update was applied since
+            self._bad = BadSteps(self._bad.limit, skipped=self._bad.skipped)
         sound = not self._updating and all(bool(p.isfinite().all()) for p in self._parameters)
-        if sound and self.step > (self._saved[0] if self._saved else 0):
-            self._unread.clear()
+        if sound and self.step > (self._writer.saved.step if self._writer.saved else 0):
             try:
                 self._save()
             except LmkitError as error:
