@@ -260,7 +260,12 @@ class TrainConfig:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
 
     batch_size: int = setting(
-        32, "Train on N sequences a micro-batch.", group="training", at_least=1
+        32,
+        "Train on N sequences a micro-batch; auto takes as many as fit, and accumulates the rest.",
+        group="training",
+        at_least=1,
+        metavar="N|auto",
+        words=("auto",),
     )
     context_length: int = setting(
         512, "Make each sequence N tokens long.", group="training", at_least=1

@@ -12,6 +12,7 @@ from lmkit.errors import TrainingError
 from lmkit.lm.bad_steps import SPIKE_NEEDS, BadSteps, SpikeWatch
 from lmkit.lm.checkpoint import checkpoints_in, read_checkpoint
 from lmkit.lm.optimizer import step_if_finite
+from lmkit.lm.readings import Readings
 from lmkit.lm.trainer import Trainer
 from tiny_run import (
     assert_same_checkpoints,
@@ -217,12 +218,12 @@ def test_a_spike_is_far_above_what_came_before():
 def test_spikes_are_in_the_metrics_also_after_an_interruption(
     inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    keep = Trainer._keep
+    keep = Readings._keep
 
-    def spiking(self: Trainer, step, loss: float, norm: float) -> None:
+    def spiking(self: Readings, step, loss: float, norm: float) -> None:
         keep(self, step, 50.0 if step.iteration == 20 else loss, norm)
 
-    monkeypatch.setattr(Trainer, "_keep", spiking)
+    monkeypatch.setattr(Readings, "_keep", spiking)
     straight, run = tmp_path / "straight", tmp_path / "run"
     train(inputs, straight, max_iters=20)
     train(inputs, run, max_iters=18)

@@ -13,7 +13,7 @@ from lmkit.cli.options import (
     quiet_option,
 )
 from lmkit.cli.progress import progress_bar
-from lmkit.config import PRESETS, TrainConfig, expand_preset
+from lmkit.config import PRESETS, TrainConfig
 
 if TYPE_CHECKING:
     from lmkit.lm.report import Report
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 @config_options(TrainConfig)
 @preset_option
 @click.option("--force", is_flag=True, help="Set a run that is in checkpoint_dir already aside.")
+@click.option(
+    "--dry_run",
+    is_flag=True,
+    help="Check everything, print what the run would take, and stop before the first step.",
+)
 @json_option
 @quiet_option
 @click.pass_context
@@ -32,6 +37,7 @@ def command(
     *,
     preset: str | None,
     force: bool,
+    dry_run: bool,
     as_json: bool,
     quiet: bool,
     **values: object,
@@ -47,6 +53,7 @@ def command(
       lmkit train --tokenizer tokenizer/ --train_data train.npy --preset small
       lmkit train --load_checkpoint latest --max_iters 200000
     """  # noqa: D301 - \b is click's mark for lines to keep
+    from lmkit.lm.preparation import dry_run as rehearse
     from lmkit.lm.report import Report
     from lmkit.lm.trainer import Trainer
 
@@ -58,7 +65,10 @@ def command(
     settings = given(values)
     if preset is not None:
         _tell_preset(preset, settings, report)
-        settings = expand_preset({**settings, "preset": preset})
+        settings["preset"] = preset
+    if dry_run:
+        rehearse(settings, report, force=force)
+        return
     trainer = Trainer(settings, report=report, force=force)
     trainer.train()
     context.exit(trainer.exit_code)

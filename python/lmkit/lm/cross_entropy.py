@@ -34,13 +34,24 @@ def head_cross_entropy(hidden: Tensor, weight_VE: Tensor, targets: Tensor) -> Te
     return chunked_cross_entropy(hidden_NE, weight_VE, targets_N)
 
 
+def logits_held(tokens: int, vocab_size: int, device_type: str) -> int:
+    """How many logits, with those of their copies and gradients, are in memory at once."""
+    if tokens * vocab_size < CHUNKED_FROM_LOGITS:
+        return 3 * tokens * vocab_size
+    return min(tokens * vocab_size, _chunk_logits(device_type))
+
+
+def _chunk_logits(device_type: str) -> int:
+    return CHUNK_LOGITS if device_type == "cpu" else ACCELERATOR_CHUNK_LOGITS
+
+
 def chunked_cross_entropy(
     hidden_NE: Tensor, weight_VE: Tensor, targets_N: Tensor, chunk_logits: int | None = None
 ) -> Tensor:
     """Do as `head_cross_entropy` with at most ``chunk_logits`` logits, or one row, at a time."""
     device = hidden_NE.device.type
     if chunk_logits is None:
-        chunk_logits = CHUNK_LOGITS if device == "cpu" else ACCELERATOR_CHUNK_LOGITS
+        chunk_logits = _chunk_logits(device)
     dtype = (
         torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_NE.dtype
     )

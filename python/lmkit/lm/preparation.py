@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
-from lmkit.config import TrainConfig, to_toml, train_config
+from lmkit.config import TrainConfig, expand_preset, from_dict, to_toml
 from lmkit.errors import MismatchError, UsageError
 from lmkit.lm import advice
 from lmkit.lm.batches import fixed_windows
 from lmkit.lm.device import Device, compile_model, resolve, set_deterministic
+from lmkit.lm.estimate import Estimate, estimate
+from lmkit.lm.micro_batch import with_largest_micro_batch
 from lmkit.lm.model import Transformer
 from lmkit.lm.optimizer import make_optimizer
 from lmkit.lm.report import Report
@@ -34,7 +36,7 @@ from lmkit.lm.resume import (
     resumed_config,
     run_folder_of,
 )
-from lmkit.lm.run_folder import RunFolder
+from lmkit.lm.run_folder import RunFolder, refuse_another_run
 from lmkit.lm.training_data import TrainingData, open_data
 from lmkit.tokenizer import Tokenizer
 
@@ -71,14 +73,17 @@ class _Start:
 
     config: TrainConfig
     tokenizer_given: bool
+    auto_batch: bool
     checkpoint: str | None = None
     state: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def continues_in(self, folder: RunFolder) -> bool:
-        """Whether the folder is the checkpoint's own, rather than that of a new branch."""
+    @property
+    def continues(self) -> bool:
+        """Whether the run's folder is the checkpoint's own, rather than that of a new branch."""
         if self.checkpoint is None:
             return False
-        return Path(run_folder_of(self.checkpoint)).resolve() == folder.path.resolve()
+        own = Path(run_folder_of(self.checkpoint))
+        return own.resolve() == Path(self.config.checkpoint_dir).resolve()
 
 
 @contextmanager
@@ -92,33 +97,60 @@ def prepare(
         set_deterministic()
     device = resolve(config)
     with RunFolder(config.checkpoint_dir, report.notice) as folder, closing(report):
-        if not start.continues_in(folder):
-            folder.refuse_another_run(force=force)
+        if not start.continues:
+            refuse_another_run(folder.typed, force=force)
         run = _make(start, device, folder, report)
-        if start.checkpoint and start.continues_in(folder):
+        if start.checkpoint and start.continues:
             folder.go_back_to(run.progress.iteration, Path(start.checkpoint))
         else:
             folder.clear()
-        folder.write_config(to_toml(dataclasses.replace(config, load_checkpoint=None)))
+        folder.write_config(to_toml(dataclasses.replace(run.config, load_checkpoint=None)))
         report.attach(folder)
         yield run
+
+
+def dry_run(
+    given: TrainConfig | Mapping[str, object], report: Report, *, force: bool = False
+) -> Estimate:
+    """Check all that a run checks before its first step, and say what it would take; no more."""
+    start = _start(given, report)
+    if not start.continues:
+        refuse_another_run(start.config.checkpoint_dir, force=force)
+    device = resolve(start.config)
+    _, train_data, _ = _inputs(start, device, report)
+    with torch.device("meta"):
+        model = Transformer(start.config.model)
+    _tell_of_model(model, report)
+    config = _fitted(start, device, model, report)
+    iteration = Progress.from_state(start.state).iteration
+    found = estimate(config, model, device, len(train_data.tokens), iteration)
+    for sentence in found.sentences(config):
+        report.line(sentence[0].upper() + sentence[1:])
+    report.line("Dry run: nothing was written.", event="estimate", **found.fields())
+    for sentence in found.warnings():
+        report.notice(sentence)
+    return found
 
 
 def _start(given: TrainConfig | Mapping[str, object], report: Report) -> _Start:
     """Read the checkpoint, if the run resumes, and settle the configuration."""
     settings = given_settings(given) if isinstance(given, TrainConfig) else checked(given)
+    auto_batch = settings.get("batch_size") == "auto"
+    if auto_batch:  # the batch of a step is then the default's, the preset's or the checkpoint's
+        del settings["batch_size"]
+    settings = expand_preset(settings)
     typed = settings.get("load_checkpoint")
     if typed is None:
-        config = train_config(settings)
+        config = from_dict(TrainConfig, settings)
         config.check_inputs()
-        return _Start(_with_schedule_fixed(config), tokenizer_given=True)
+        return _Start(_with_schedule_fixed(config), tokenizer_given=True, auto_batch=auto_batch)
     folder = str(settings.get("checkpoint_dir", TrainConfig.checkpoint_dir))
     name, state = open_checkpoint(str(typed), folder, report.notice)
     report.line(f"Loading checkpoint from {name}", event="loading", path=name)
     config = resumed_config(settings, state, name, report.notice)
     _tell_what_has_ended(config, int(state["iteration"]), report)
     given_tokenizer = any(settings.get(flag) for flag in TOKENIZER_FLAGS)
-    return _Start(_with_schedule_fixed(config), given_tokenizer, name, state)
+    return _Start(_with_schedule_fixed(config), given_tokenizer, auto_batch, name, state)
 
 
 def _tell_what_has_ended(config: TrainConfig, iteration: int, report: Report) -> None:
@@ -142,19 +174,16 @@ def _with_schedule_fixed(config: TrainConfig) -> TrainConfig:
 
 def _make(start: _Start, device: Device, folder: RunFolder, report: Report) -> Prepared:
     """Make the parts of a run, saying so line by line."""
-    config, state = start.config, start.state
-    report.line(f"Using device: {device.device}", event="device", device=str(device.device))
-    for sentence in device.notices:
-        report.notice(sentence)
-    report.line("Loading tokenizer...")
-    tokenizer = _tokenizer(start)
-    _refuse_a_larger_vocabulary(tokenizer, config)
-    report.line("Tokenizer loaded.")
-    train_data, val_data = _data(config, tokenizer, report)
-    _tell_of_other_data(state, train_data, val_data, report)
-    report.line("Creating model...")
-    with advice.explaining_memory(config, device.device):
+    tokenizer, train_data, val_data = _inputs(start, device, report)
+    with advice.explaining_memory(start.config, device):
         model, optimizer = _model(start, device, report)
+    config = _fitted(start, device, model, report)
+    if device.compile:
+        compile_model(model, report.notice)
+    progress = Progress.from_state(start.state)
+    found = estimate(config, model, device, len(train_data.tokens), progress.iteration)
+    for sentence in (*found.sentences(config), *found.warnings()):
+        report.notice(sentence)
     return Prepared(
         config=config,
         device=device,
@@ -164,8 +193,49 @@ def _make(start: _Start, device: Device, folder: RunFolder, report: Report) -> P
         val_data=val_data,
         model=model,
         optimizer=optimizer,
-        progress=Progress.from_state(state),
+        progress=progress,
         checkpoint=start.checkpoint,
+    )
+
+
+def _inputs(
+    start: _Start, device: Device, report: Report
+) -> tuple[Tokenizer, TrainingData, TrainingData | None]:
+    """Open what a run reads, up to the model, which is announced."""
+    config = start.config
+    report.line(f"Using device: {device.device}", event="device", device=str(device.device))
+    for sentence in device.notices:
+        report.notice(sentence)
+    report.line("Loading tokenizer...")
+    tokenizer = _tokenizer(start)
+    _refuse_a_larger_vocabulary(tokenizer, config)
+    report.line("Tokenizer loaded.")
+    train_data, val_data = _data(config, tokenizer, report)
+    _tell_of_other_data(start.state, train_data, val_data, report)
+    report.line("Creating model...")
+    return tokenizer, train_data, val_data
+
+
+def _fitted(start: _Start, device: Device, model: Transformer, report: Report) -> TrainConfig:
+    """The configuration, its batch split so that it fits where that was asked for."""
+    if not start.auto_batch:
+        return start.config
+    config = with_largest_micro_batch(start.config, device, model)
+    report.notice(
+        f"--batch_size auto: {config.batch_size} sequences fit, so {config.grad_accum_steps} "
+        f"micro-batch{'es' if config.grad_accum_steps > 1 else ''} of them make a step "
+        f"(--batch_size {config.batch_size} --grad_accum_steps {config.grad_accum_steps})"
+    )
+    return config
+
+
+def _tell_of_model(model: Transformer, report: Report) -> None:
+    total, trainable = model.parameter_count(), model.parameter_count(trainable_only=True)
+    report.line(
+        f"Model created with {total:,} total parameters ({trainable:,} trainable)",
+        event="model",
+        parameters=total,
+        trainable=trainable,
     )
 
 
@@ -243,18 +313,10 @@ def _model(
     config = start.config
     torch.manual_seed(config.seed)
     model = Transformer(config.model)
-    report.line(
-        f"Model created with {model.parameter_count():,} total parameters "
-        f"({model.parameter_count(trainable_only=True):,} trainable)",
-        event="model",
-        parameters=model.parameter_count(),
-        trainable=model.parameter_count(trainable_only=True),
-    )
+    _tell_of_model(model, report)
     model.to(device.device)
     optimizer = make_optimizer(model, config)
     if start.checkpoint is not None:
         restore_run(start.state, model, optimizer, start.checkpoint)
         compare_exactness(start.state, exactness_settings(device), report.notice)
-    if device.compile:
-        compile_model(model, report.notice)
     return model, optimizer

@@ -174,22 +174,23 @@ class Pace:
     """Wall-clock seconds of a run's steps, and of what it does between them.
 
     Attributes:
-        stepping: seconds spent in steps.
+        steps: how many were timed.
+        stepping: seconds spent in them.
         aside: seconds spent evaluating and saving.
     """
 
     def __init__(self) -> None:
         self.stepping = 0.0
         self.aside = 0.0
-        self._reported = 0.0
-        self._steps = 0
+        self.steps = 0
+        self._reported = (0, 0.0)
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """Time a step."""
         with self.waiting():
             yield
-        self._steps += 1
+        self.steps += 1
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -207,6 +208,6 @@ class Pace:
 
     def take(self) -> float:
         """Seconds per iteration since the last call."""
-        mean = (self.stepping - self._reported) / max(1, self._steps)
-        self._reported, self._steps = self.stepping, 0
-        return mean
+        steps, seconds = self._reported
+        self._reported = (self.steps, self.stepping)
+        return (self.stepping - seconds) / max(1, self.steps - steps)

@@ -30,6 +30,18 @@ BEST_NAME = "best.pt"
 NO_LOCKS_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
+def refuse_another_run(typed: str, *, force: bool) -> None:
+    """Raise when the folder holds a run already that may not be set aside."""
+    present = checkpoints_in(Path(typed))
+    if present and not force:
+        raise UsageError(
+            f"--checkpoint_dir {typed} already holds {len(present)} checkpoint"
+            f"{'s' if len(present) > 1 else ''}, the newest {present[0][1].name}",
+            hint="continue it with --load_checkpoint latest, set it aside with --force, "
+            "or choose another --checkpoint_dir",
+        )
+
+
 class RunFolder:
     """An opened and locked run folder; close it, or use it as a context manager.
 
@@ -75,17 +87,6 @@ class RunFolder:
     def best_path(self) -> Path:
         """Where the state with the lowest validation loss stands."""
         return self.path / BEST_NAME
-
-    def refuse_another_run(self, *, force: bool) -> None:
-        """Raise when the folder holds a run already that may not be set aside."""
-        present = checkpoints_in(self.path)
-        if present and not force:
-            raise UsageError(
-                f"--checkpoint_dir {self.typed} already holds {len(present)} checkpoint"
-                f"{'s' if len(present) > 1 else ''}, the newest {present[0][1].name}",
-                hint="continue it with --load_checkpoint latest, set it aside with --force, "
-                "or choose another --checkpoint_dir",
-            )
 
     def clear(self) -> None:
         """Set a run that is already in the folder aside, all of it."""

@@ -11,7 +11,6 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,15 @@ from lmkit.lm.checkpoint_writer import CheckpointWriter, Saved
 from lmkit.lm.evaluate import evaluate_loss
 from lmkit.lm.optimizer import clip_gradients, set_learning_rate, step_if_finite
 from lmkit.lm.preparation import Prepared, prepare
-from lmkit.lm.report import Pace, Report
+from lmkit.lm.readings import Readings
+from lmkit.lm.report import Pace, Report, span
 from lmkit.lm.resume import Progress, exactness_settings, generator_states, restore_run
 from lmkit.lm.schedule import learning_rate
 from lmkit.lm.signals import StopSignals
 
 CHECKPOINT_FORMAT = 1
-STEPS_UNREAD = 32  # the most whose numbers an accelerator holds before the host waits for them
+# The steps between these tell how long the rest will take; those before them pay for starting up.
+STEPS_TO_JUDGE_BY = (3, 8)
 ROLLBACKS = 3  # to one checkpoint, each past other batches; then it is not the batches
 
 
@@ -79,7 +80,7 @@ class Trainer:
             self._adopt(run)
             with StopSignals(self._report.notice) as self._signals:
                 try:
-                    with advice.explaining_memory(self.config, self.device.device):
+                    with advice.explaining_memory(self.config, self.device):
                         self._loop()
                     self._finish()
                 except LmkitError:
@@ -107,6 +108,7 @@ class Trainer:
         config = self.config
         with self._pace.step():
             self._update()
+        self._tell_time_to_finish()
         if due(self.step, config.log_interval):
             self._log()
         if due(self.step, config.eval_interval):
@@ -152,8 +154,7 @@ class Trainer:
             step=progress.iteration,
         )
         losses = [record["loss"] for record in self.folder.metrics() if "loss" in record]
-        self._spikes = SpikeWatch(losses)
-        self._unread: list[_Step] = []
+        self._readings = Readings(self._bad, SpikeWatch(losses), self._report)
         self._updating = self._is_best = self._save_wanted = False
 
     @property
@@ -171,13 +172,13 @@ class Trainer:
         loss = self._backward(iteration + self._batch_offset)
         norm = clip_gradients(self._parameters, self.config.max_grad_norm)
         loss_and_norm = torch.stack((loss, norm))
-        self._unread.append(_Step(iteration, rate, loss_and_norm))
+        self._readings.add(iteration, rate, loss_and_norm)
         self._updating = True
         step_if_finite(self.optimizer, loss_and_norm)
         self.step = iteration
         self._updating = False
         # On a CPU reading waits for nothing; elsewhere it is done for many steps at once.
-        if self.device.device.type == "cpu" or len(self._unread) >= STEPS_UNREAD:
+        if self.device.device.type == "cpu" or self._readings.many:
             self._read()
 
     def _backward(self, batch: int) -> Tensor:
@@ -191,35 +192,32 @@ class Trainer:
         return total
 
     def _read(self) -> None:
-        """Fetch what the device computed for the steps not yet read, in one go, and keep it.
+        """Fetch what the device computed for the steps not yet read.
 
         Raises where too many updates in a row, up to the last step, had to be skipped.
         """
-        if not self._unread:
-            return
-        fetched = torch.stack([step.loss_and_norm for step in self._unread]).tolist()
-        for step, (loss, norm) in zip(self._unread, fetched, strict=True):
-            self._keep(step, loss, norm)
-        self._unread.clear()
+        self._readings.read()
         if self._bad.too_many:
             saved = self._writer.saved.printed if self._writer.saved else None
             raise advice.unstable(self.config, self._bad, self.step, saved)
 
-    def _keep(self, step: "_Step", loss: float, norm: float) -> None:
-        """Put the numbers of a step into the run's history."""
-        self._last_loss, self._last_rate = loss, step.rate
-        record: dict[str, object] = {"iter": step.iteration}
-        wrong = self._bad.take(step.iteration, loss, norm)
-        if wrong:
-            self._report.metrics(record | {"lr": step.rate, "skipped": wrong})
-            self._report.notice(
-                f"the {wrong} at iteration {step.iteration}: its update is skipped, "
-                f"{self._bad.in_a_row} in a row (--max_bad_steps {self._bad.limit})"
-            )
+    def _tell_time_to_finish(self) -> None:
+        """Say it once, a few steps in, where the first report comes later than that."""
+        if self._pace.steps not in STEPS_TO_JUDGE_BY or self.config.log_interval <= max(
+            STEPS_TO_JUDGE_BY
+        ):
             return
-        record |= {"loss": loss, "lr": step.rate, "grad_norm": norm}
-        spike = self._spikes.take(loss)
-        self._report.metrics(record if spike is None else record | {"spike": spike})
+        with self._pace.waiting():
+            self._read()
+        first, last = STEPS_TO_JUDGE_BY
+        if self._pace.steps == first:
+            self._judged_from = self._pace.stepping
+            return
+        seconds = (self._pace.stepping - self._judged_from) / (last - first)
+        left = self.config.max_iters - self.step
+        self._report.notice(
+            f"about {span(seconds * left)} for the {left:,} steps left, at {seconds:.3f}s a step"
+        )
 
     def _log(self) -> None:
         """Report the step just taken."""
@@ -228,7 +226,8 @@ class Trainer:
         seconds = self._pace.take()
         left = seconds * (self.config.max_iters - self.step)
         rate = self._batches.tokens_per_step / max(seconds, 1e-9)
-        self._report.iteration(self.step, self._last_loss, seconds, self._last_rate, rate, left)
+        last = self._readings
+        self._report.iteration(self.step, last.loss, seconds, last.rate, rate, left)
         advised = None if self._advised else advice.slow(self.config, self._pace, left)
         if advised:
             self._report.notice(advised)
@@ -373,7 +372,7 @@ class Trainer:
     def _rescue(self) -> None:
         """Save the last whole step of a run that failed, where its weights are sound."""
         self._writer.wait()
-        self._unread.clear()
+        self._readings.forget()
         if self._bad.first is not None:
             self.step = self._bad.first[0] - 1  # no update was applied since
             self._bad = BadSteps(self._bad.limit, skipped=self._bad.skipped)
@@ -383,15 +382,6 @@ class Trainer:
                 self._save()
             except LmkitError as error:
                 self._report.notice(f"the last steps could not be saved: {error}")
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A step whose loss and gradient norm (2,) are still the device's."""
-
-    iteration: int
-    rate: float
-    loss_and_norm: Tensor
 
 
 def due(step: int, interval: int) -> bool:
