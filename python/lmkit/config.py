@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import re
 import tomllib
 import types
@@ -67,6 +68,7 @@ GROUPS: dict[str, str] = {
     "data": "Data and checkpoints",
     "logging": "Logging and evaluation",
     "device": "Device",
+    "sampling": "Sampling",
 }
 
 
@@ -79,6 +81,7 @@ def setting(
     above: float | None = None,
     at_least: float | None = None,
     below: float | None = None,
+    at_most: float | None = None,
     choices: tuple[str, ...] = (),
     words: tuple[str, ...] = (),
     duration: bool = False,
@@ -88,7 +91,7 @@ def setting(
     ``words`` may be typed in the place of a value and are settled before there is a config. A
     ``duration`` is seconds, and may be typed as 3h50m.
     """
-    limits = {"above": above, "at_least": at_least, "below": below}
+    limits = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
     metadata = {"sentence": sentence, "group": group, "metavar": metavar, "choices": choices}
     spelling = {"words": words, "duration": duration}
     return dataclasses.field(default=default, metadata=metadata | limits | spelling)
@@ -109,6 +112,7 @@ class Setting:
     above: float | None
     at_least: float | None
     below: float | None
+    at_most: float | None
     words: tuple[str, ...]
     duration: bool
 
@@ -153,19 +157,16 @@ class Setting:
     def _check_limits(self, value: float) -> None:
         if not math.isfinite(value):
             raise UsageError(f"{self.flag} must be a finite number, not {value}")
-        limits: list[str] = []
-        if self.above is not None:
-            limits.append(f"above {self.above}")
-        if self.at_least is not None:
-            limits.append(f"at least {self.at_least}")
-        if self.below is not None:
-            limits.append(f"below {self.below}")
-        if (
-            (self.above is not None and value <= self.above)
-            or (self.at_least is not None and value < self.at_least)
-            or (self.below is not None and value >= self.below)
-        ):
-            raise UsageError(f"{self.flag} must be {' and '.join(limits)}, not {value}")
+        limits = [
+            ("above", self.above, operator.gt),
+            ("at least", self.at_least, operator.ge),
+            ("below", self.below, operator.lt),
+            ("at most", self.at_most, operator.le),
+        ]
+        given = [(words, limit, holds) for words, limit, holds in limits if limit is not None]
+        if not all(holds(value, limit) for _, limit, holds in given):
+            listed = " and ".join(f"{words} {limit}" for words, limit, _ in given)
+            raise UsageError(f"{self.flag} must be {listed}, not {value}")
 
 
 def _seconds(text: str, flag: str) -> float:
@@ -453,6 +454,41 @@ class TrainConfig:
             )
         if not self.train_data:
             raise UsageError("no data given: pass --train_data", hint="lmkit tokenize makes it")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How text is drawn from a model: the flags of ``lmkit generate``."""
+
+    max_new_tokens: int = setting(
+        256, "Stop after N tokens, if no end of text comes before.", group="sampling", at_least=0
+    )
+    temperature: float = setting(
+        1.0,
+        "Take fewer risks below 1, more above; 0 always takes the likeliest token.",
+        group="sampling",
+        at_least=0,
+    )
+    top_k: int | None = setting(
+        None, "Choose among the N likeliest tokens only.", group="sampling", at_least=1
+    )
+    top_p: float | None = setting(
+        None,
+        "Choose among the fewest likeliest tokens that have probability X together.",
+        group="sampling",
+        above=0,
+        at_most=1,
+    )
+    seed: int | None = setting(
+        None,
+        "Give the same text for the same N.  [default: another each time]",
+        group="sampling",
+        at_least=0,
+    )
+    num_samples: int = setting(1, "Write N texts.", group="sampling", at_least=1)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 def settings(config_class: type) -> dict[str, Setting]:

@@ -46,17 +46,23 @@ def open_data(path: str, tokenizer: Tokenizer, vocab_size: int, report: Report) 
         tokens = TokenReader(path)
     for remark in remarks:
         report.notice(str(remark.message))
+    refuse_other_tokenizer(tokens, tokenizer, "the one given")
     sidecar = tokens.sidecar
-    if sidecar is not None and sidecar.tokenizer not in (None, tokenizer.fingerprint):
-        raise MismatchError(
-            f"{path} was made with another tokenizer than the one given",
-            hint="tokenize the text with this tokenizer, or pass the one the file was made with",
-        )
     if sidecar is not None and _fits(sidecar, vocab_size):
         fingerprint = sidecar.checksum
     else:
         fingerprint = _read_through(path, tokens, vocab_size, report)
     return TrainingData(path, tokens, fingerprint)
+
+
+def refuse_other_tokenizer(tokens: TokenReader, tokenizer: Tokenizer, whose: str) -> None:
+    """Raise where the sidecar of a token file names another tokenizer than this one."""
+    sidecar = tokens.sidecar
+    if sidecar is not None and sidecar.tokenizer not in (None, tokenizer.fingerprint):
+        raise MismatchError(
+            f"{tokens.path} was made with another tokenizer than {whose}",
+            hint="tokenize the text with the tokenizer of the model",
+        )
 
 
 def _fits(sidecar: Sidecar, vocab_size: int) -> bool:
