@@ -59,6 +59,17 @@ PRESETS: dict[str, dict[str, int]] = {
         "batch_size": 64,
         "max_iters": 500_000,
     },
+    # The CPU setting of the CS336 course's first assignment, on its TinyStories corpus.
+    "cs336-tinystories": {
+        "vocab_size": 10_000,
+        "d_model": 512,
+        "n_layers": 4,
+        "n_heads": 16,
+        "d_ff": 1344,
+        "context_length": 256,
+        "batch_size": 32,
+        "max_iters": 5_000,
+    },
 }
 
 # The tables of config.toml, in its order and that of help, which shows the longer names.
@@ -216,6 +227,12 @@ class ModelConfig:
     n_heads: int = setting(
         12, "Split attention into N heads; must divide d_model.", group="model", at_least=1
     )
+    n_kv_heads: int | None = setting(
+        None,
+        "Let the heads share N heads of keys and values; must divide n_heads.  [default: n_heads]",
+        group="model",
+        at_least=1,
+    )
     max_seq_len: int = setting(
         1024, "Let the model see at most N tokens at once.", group="model", at_least=1
     )
@@ -229,8 +246,17 @@ class ModelConfig:
         at_least=1,
     )
 
+    qk_norm: bool = setting(False, "Normalise queries and keys.", group="model")
+    tie_embeddings: bool = setting(
+        False, "Use the embedding's weights as the head's too.", group="model"
+    )
+
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.n_kv_heads is not None and self.n_heads % self.n_kv_heads:
+            raise UsageError(
+                f"--n_heads {self.n_heads} is not divisible by --n_kv_heads {self.n_kv_heads}"
+            )
         if self.d_model % self.n_heads:
             raise UsageError(
                 f"--d_model {self.d_model} is not divisible by --n_heads {self.n_heads}",
@@ -271,8 +297,14 @@ class TrainConfig:
     context_length: int = setting(
         512, "Make each sequence N tokens long.", group="training", at_least=1
     )
+    optimizer: Literal["adamw", "muon"] = setting(
+        "adamw",
+        "Update with AdamW; or the blocks' matrices with Muon, scaled to AdamW's rates.",
+        group="training",
+        choices=("adamw", "muon"),
+    )
     learning_rate: float = setting(
-        3e-4, "Step size of AdamW, the highest of the schedule.", group="training", above=0
+        3e-4, "Step size of the optimizer, the highest of the schedule.", group="training", above=0
     )
     weight_decay: float = setting(
         0.01, "Shrink weights by this times the learning rate.", group="training", at_least=0
@@ -288,6 +320,12 @@ class TrainConfig:
     )
     max_grad_norm: float | None = setting(
         1.0, "Clip the gradient's norm to this; none to leave it be.", group="training", above=0
+    )
+    z_loss: float = setting(
+        0.0,
+        "Keep logits from drifting by this much, 1e-4 for example; not part of the loss told.",
+        group="training",
+        at_least=0,
     )
     max_iters: int = setting(100_000, "Stop after N steps in all.", group="training", at_least=0)
     grad_accum_steps: int = setting(
@@ -532,7 +570,8 @@ def expand_preset(given: Mapping[str, object]) -> dict[str, object]:
     if preset is None:
         return values
     if preset not in PRESETS:
-        raise UsageError(f"--preset must be small, medium or large, not {preset!r}")
+        *others, last = PRESETS
+        raise UsageError(f"--preset must be {', '.join(others)} or {last}, not {preset!r}")
     return {**PRESETS[str(preset)], **values}
 
 

@@ -71,7 +71,10 @@ def test_a_preset_is_beneath_what_is_given(preset):
         ({"min_lr": 1e-5}, "--min_lr has no effect with --lr_schedule constant"),
         ({"min_lr": 1.0, "lr_schedule": "cosine"}, "--min_lr 1.0 is above --learning_rate"),
         ({"lr_schedule": "wsd", "warmup_iters": 5, "max_iters": 4}, "--warmup_iters 5 is above"),
-        ({"preset": "tiny"}, "--preset must be small, medium or large, not 'tiny'"),
+        (
+            {"preset": "tiny"},
+            "--preset must be small, medium, large or cs336-tinystories, not 'tiny'",
+        ),
         ({"learnin_rate": 1}, "unknown setting learnin_rate"),
         ({"d_model": None}, "--d_model cannot be none"),
     ],

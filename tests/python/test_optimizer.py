@@ -66,3 +66,50 @@ def test_clipping_returns_the_norm_before_and_keeps_directions(limit):
     torch.testing.assert_close(norm, before.norm())
     scale = 1.0 if limit is None else min(1.0, limit / (before.norm().item() + 1e-6))
     torch.testing.assert_close(after, before * scale)
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
+    config = TrainConfig(model=TINY, context_length=8, optimizer="muon", learning_rate=0.01)
+    model = Transformer(TINY, torch.Generator().manual_seed(0))
+    twin = Transformer(TINY, torch.Generator().manual_seed(0))
+    optimizer = make_optimizer(model, config)
+    matrices = {name for name, p in model.named_parameters() if "layers" in name and p.ndim == 2}
+    named = dict(twin.named_parameters())
+    muon = torch.optim.Muon(
+        [named[name] for name in named if name in matrices],
+        lr=0.01,
+        weight_decay=0.01,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    others = [p for name, p in named.items() if name not in matrices]
+    decay = {"lm_head.weight"}
+    adamw = torch.optim.AdamW(
+        [
+            {"params": [named["lm_head.weight"]], "weight_decay": 0.01},
+            {"params": [p for n, p in named.items() if n not in matrices | decay]},
+        ],
+        lr=0.01,
+        weight_decay=0.0,
+        fused=True,
+    )
+    assert len(others) == 5
+    ids = torch.arange(9).reshape(1, 9)
+    for _ in range(3):
+        for one in (model, twin):
+            one.zero_grad()
+            one(ids[:, :-1], ids[:, 1:]).backward()
+        optimizer.step()
+        muon.step()
+        adamw.step()
+    for (name, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_the_rate_reaches_both_and_foreign_states_are_refused():
+    config = TrainConfig(model=TINY, context_length=8, optimizer="muon")
+    optimizer = make_optimizer(Transformer(TINY), config)
+    set_learning_rate(optimizer, 0.5)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5}
+    optimizer.load_state_dict(optimizer.state_dict())
+    with pytest.raises(ValueError, match="not of Muon with AdamW"):
+        optimizer.load_state_dict({"state": {}, "param_groups": []})

@@ -27,6 +27,7 @@ from lmkit.config import ModelConfig, from_dict, own_settings
 from lmkit.errors import MismatchError, MissingFileError
 from lmkit.lm.durable import durable_file, refused, write_durably
 from lmkit.lm.model import Transformer
+from lmkit.lm.optimizer import Optimizer
 from lmkit.tokenizer import Tokenizer
 
 Notice: TypeAlias = Callable[[str], None]
@@ -37,7 +38,7 @@ CHECKPOINT_NAME = re.compile(r"checkpoint_(\d+)\.pt")
 
 def save_checkpoint(
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     iteration: int,
     out: str | os.PathLike[str] | BinaryIO | IO[bytes],
 ) -> None:
@@ -56,7 +57,7 @@ def save_checkpoint(
 def load_checkpoint(
     src: str | os.PathLike[str] | BinaryIO | IO[bytes],
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Optimizer | None = None,
 ) -> int:
     """Put a saved state back into a module and its optimizer; the number of steps it had taken.
 
@@ -73,7 +74,7 @@ def load_checkpoint(
 def restore(
     state: Mapping[str, Any],
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: Optimizer | None,
     name: str,
 ) -> None:
     """Copy the tensors of a checkpoint into a module and its optimizer, or touch neither."""
@@ -106,7 +107,8 @@ def load_model(
             f"{name} holds no {' and no '.join(missing)}: it is not the checkpoint of a run",
             hint="load it with lmkit.lm.checkpoint.load_checkpoint into a model made for it",
         )
-    shape = {field: state["config"][field] for field in own_settings(ModelConfig)}
+    stored = state["config"]  # one from before a field was thought of has the model's default
+    shape = {field: stored[field] for field in own_settings(ModelConfig) if field in stored}
     model = Transformer(from_dict(ModelConfig, shape))
     restore(state, model, None, name)
     model.context_length = int(state["config"]["context_length"])

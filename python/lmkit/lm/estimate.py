@@ -25,6 +25,8 @@ SAVED_BYTES = 12  # what of these a checkpoint holds
 KEPT_WIDTHS = 10  # of d_model
 KEPT_FF_WIDTHS = 4  # of d_ff
 TEMPORARIES = 1.5
+# Ten minutes of two cores: compiling takes one of them, and saves a tenth.
+COMPILE_FROM_FLOPS = 1e14
 TORCH_BYTES = 700 << 20  # Python with torch, on the host
 
 
@@ -104,6 +106,17 @@ def estimate(
         disk=checkpoint_bytes * _checkpoints(config, iteration),
         free_disk=_free_disk(Path(config.checkpoint_dir)),
     )
+
+
+def compiling_pays(config: TrainConfig) -> bool:
+    """Whether a run is long enough to earn back the minute that compiling takes.
+
+    A function of the configuration alone, so that the same run is compiled, or not, every time.
+    """
+    with torch.device("meta"):
+        model = Transformer(config.model)
+    tokens = config.max_iters * config.batch_size * config.grad_accum_steps * config.context_length
+    return tokens * model.flops_per_token(config.context_length) >= COMPILE_FROM_FLOPS
 
 
 def parameters_of(config: TrainConfig) -> int:

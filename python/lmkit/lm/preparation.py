@@ -18,11 +18,11 @@ from lmkit.config import TrainConfig, expand_preset, from_dict, to_toml
 from lmkit.errors import MismatchError, UsageError
 from lmkit.lm import advice
 from lmkit.lm.batches import fixed_windows
-from lmkit.lm.device import Device, compile_model, resolve, set_deterministic
-from lmkit.lm.estimate import Estimate, estimate
+from lmkit.lm.device import Device, compile_model, find_device, resolve, set_deterministic
+from lmkit.lm.estimate import Estimate, compiling_pays, estimate
 from lmkit.lm.micro_batch import with_largest_micro_batch
 from lmkit.lm.model import Transformer
-from lmkit.lm.optimizer import make_optimizer
+from lmkit.lm.optimizer import Optimizer, make_optimizer
 from lmkit.lm.report import Report
 from lmkit.lm.resume import (
     TOKENIZER_FLAGS,
@@ -57,7 +57,7 @@ class Prepared:
     train_data: TrainingData
     val_data: TrainingData | None
     model: Transformer
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     progress: Progress
     checkpoint: str | None
 
@@ -95,7 +95,7 @@ def prepare(
     config = start.config
     if config.deterministic:
         set_deterministic()
-    device = resolve(config)
+    device = _device(start)
     with RunFolder(config.checkpoint_dir, report.notice) as folder, closing(report):
         if not start.continues:
             refuse_another_run(folder.typed, force=force)
@@ -116,7 +116,7 @@ def dry_run(
     start = _start(given, report)
     if not start.continues:
         refuse_another_run(start.config.checkpoint_dir, force=force)
-    device = resolve(start.config)
+    device = _device(start)
     _, train_data, _ = _inputs(start, device, report)
     with torch.device("meta"):
         model = Transformer(start.config.model)
@@ -151,6 +151,14 @@ def _start(given: TrainConfig | Mapping[str, object], report: Report) -> _Start:
     _tell_what_has_ended(config, int(state["iteration"]), report)
     given_tokenizer = any(settings.get(flag) for flag in TOKENIZER_FLAGS)
     return _Start(_with_schedule_fixed(config), given_tokenizer, auto_batch, name, state)
+
+
+def _device(start: _Start) -> Device:
+    """What to compute on; a resumed run compiles as it did, or its bits would change."""
+    before: Mapping[str, Any] = start.state.get("settings", {})
+    if before.get("device") == find_device(start.config.device).type and "compile" in before:
+        return resolve(start.config, compiling_pays=bool(before["compile"]))
+    return resolve(start.config, compiling_pays=compiling_pays(start.config))
 
 
 def _tell_what_has_ended(config: TrainConfig, iteration: int, report: Report) -> None:
@@ -306,13 +314,12 @@ def _tell_of_other_data(
             )
 
 
-def _model(
-    start: _Start, device: Device, report: Report
-) -> tuple[Transformer, torch.optim.Optimizer]:
+def _model(start: _Start, device: Device, report: Report) -> tuple[Transformer, Optimizer]:
     """Make model and optimizer, from the seed or from the checkpoint."""
     config = start.config
     torch.manual_seed(config.seed)
     model = Transformer(config.model)
+    model.z_loss = config.z_loss
     _tell_of_model(model, report)
     model.to(device.device)
     optimizer = make_optimizer(model, config)

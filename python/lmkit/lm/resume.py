@@ -17,6 +17,7 @@ from lmkit.config import ModelConfig, TrainConfig, from_dict, own_settings, sett
 from lmkit.errors import MismatchError
 from lmkit.lm.checkpoint import Notice, read_checkpoint, read_latest, restore
 from lmkit.lm.device import Device
+from lmkit.lm.optimizer import Optimizer
 
 TOKENIZER_FLAGS = ("tokenizer", "vocab_path", "merges_path")
 NOT_A_CHANGE = ("load_checkpoint", *TOKENIZER_FLAGS)
@@ -72,7 +73,7 @@ class Progress:
 def restore_run(
     state: Mapping[str, Any],
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     checkpoint: str,
 ) -> None:
     """Put model, optimizer and generators back to where a checkpoint has them.
@@ -207,7 +208,7 @@ def _refuse_another_shape(
 ) -> None:
     differing = [
         f"--{name} {given[name]} (the checkpoint has {stored[name]})"
-        for name in (*own_settings(ModelConfig), "decay_all")
+        for name in (*own_settings(ModelConfig), "optimizer", "decay_all")
         if name in given and name in stored and given[name] != stored[name]
     ]
     if differing:
