@@ -327,6 +327,13 @@ class TrainConfig:
         group="training",
         at_least=0,
     )
+    ema_decay: float | None = setting(
+        None,
+        "Evaluate a moving average of the weights with this memory, 0.999 for example.",
+        group="training",
+        above=0,
+        below=1,
+    )
     max_iters: int = setting(100_000, "Stop after N steps in all.", group="training", at_least=0)
     grad_accum_steps: int = setting(
         1, "Add up N micro-batches for one step.", group="training", at_least=1
@@ -384,11 +391,19 @@ class TrainConfig:
     )
     train_data: str | None = setting(
         None,
-        "Token file to train on (.npy or .bin).  [required]",
+        "Token file to train on (.npy or .bin), or text, tokenized beside it once.  [required]",
         group="data",
         metavar="FILE",
     )
-    val_data: str | None = setting(None, "Token file to validate on.", group="data", metavar="FILE")
+    val_data: str | None = setting(
+        None, "Token file, or text, to validate on.", group="data", metavar="FILE"
+    )
+    sampling: Literal["random", "epoch"] = setting(
+        "random",
+        "Learn from windows at random places, or from each window of the data once an epoch.",
+        group="data",
+        choices=("random", "epoch"),
+    )
     checkpoint_dir: str = setting(
         "./checkpoints",
         "Folder of the run: checkpoints, metrics.jsonl, config.toml, train.log.",
@@ -417,6 +432,10 @@ class TrainConfig:
     )
     num_eval_batches: int = setting(
         100, "Validate on N batches, always the same.", group="logging", at_least=1
+    )
+
+    sample_prompt: str | None = setting(
+        None, "Let the model continue TEXT at each evaluation.", group="logging"
     )
 
     device: str = setting(

@@ -62,6 +62,8 @@ class TokenBatches:
         context_length: tokens of one row.
         seed: which order of the data; any integer from 0.
         grad_accum_steps: micro-batches of one step. 2 of 8 rows are the same 16 rows as 1 of 16.
+        sampling: ``random``: windows at random places, all equally likely. ``epoch``: the windows
+            of each epoch in an order of its own, every token once but a rest shorter than a window.
         device: where the batches are wanted.
     """
 
@@ -73,6 +75,7 @@ class TokenBatches:
         context_length: int,
         seed: int = 0,
         grad_accum_steps: int = 1,
+        sampling: str = "random",
         device: str | torch.device = "cpu",
     ) -> None:
         self.tokens = tokens
@@ -81,6 +84,8 @@ class TokenBatches:
         self.grad_accum_steps = grad_accum_steps
         self.device = torch.device(device)
         self._places = _places(len(tokens), context_length)
+        self._seed = seed
+        self._by_epoch = sampling == "epoch"
         self._key = np.random.SeedSequence(seed).generate_state(2, np.uint64)
 
     @property
@@ -104,12 +109,72 @@ class TokenBatches:
         steps share numbers. The raw words are promised never to change between numpy versions,
         unlike `Generator.integers`; the modulus favours no place by more than 2^-64 * places.
         """
+        rows = self.batch_size * self.grad_accum_steps
+        if self._by_epoch:
+            return self._starts_by_epoch(np.arange((step - 1) * rows, step * rows, dtype=np.int64))
         noise = np.random.Philox(key=self._key, counter=[0, 0, 0, step])
-        raw = noise.random_raw(self.batch_size * self.grad_accum_steps)
+        raw = noise.random_raw(rows)
         return (raw % np.uint64(self._places)).astype(np.int64)
+
+    def _starts_by_epoch(self, rows_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the rows of these numbers, counted from the run's first, begin.
+
+        Windows share no target. What does not fill a window is left out, at the front or at the
+        back as the epoch has it.
+        """
+        windows, rest = divmod(self._places - 1 + self.context_length, self.context_length)
+        starts_B = np.empty_like(rows_B)
+        for epoch in np.unique(rows_B // windows).tolist():
+            of_epoch_B = rows_B // windows == epoch
+            order = Shuffle(windows, self._seed, epoch)
+            places = order(rows_B[of_epoch_B] % windows)
+            starts_B[of_epoch_B] = places * self.context_length + order.offset(rest)
+        return starts_B
 
     def _rows(self, starts_B: NDArray[np.int64]) -> Batch:
         return to_batch(read_windows(self.tokens, starts_B, self.context_length), self.device)
+
+
+class Shuffle:
+    """An order of ``0 .. size - 1`` by seed and epoch, any part of which is known without the rest.
+
+    A Feistel network permutes the numbers of twice a few bits; numbers beyond ``size`` are sent
+    round again, which happens less than three times on average. A shuffled list would be simpler,
+    and take eight bytes a window.
+    """
+
+    ROUNDS = 6
+
+    def __init__(self, size: int, seed: int, epoch: int) -> None:
+        self.size = size
+        self._half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+        words = np.random.SeedSequence((seed, epoch)).generate_state(self.ROUNDS + 1, np.uint64)
+        self._keys, self._rest_key = words[:-1], int(words[-1])
+
+    def __call__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What stands at these places of the order."""
+        found = self._permute(places.astype(np.uint64))
+        while (outside := found >= self.size).any():
+            found[outside] = self._permute(found[outside])
+        return found.astype(np.int64)
+
+    def offset(self, limit: int) -> int:
+        """A number up to ``limit`` that goes with the order."""
+        return self._rest_key % (limit + 1)
+
+    def _permute(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        mask = (np.uint64(1) << self._half) - np.uint64(1)
+        left, right = numbers >> self._half, numbers & mask
+        for key in self._keys:
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        return (left << self._half) | right
+
+
+def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Let every bit of a word depend on all (the finish of splitmix64); products wrap round."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
 
 
 def fixed_windows(n_tokens: int, context_length: int, limit: int | None) -> NDArray[np.int64]:

@@ -95,6 +95,7 @@ def load_model(
 ) -> tuple[Transformer, Tokenizer]:
     """The model of a training run, on the CPU and ready to evaluate, with its tokenizer.
 
+    Of a run that averages its weights it has the average, which is what the run evaluated.
     ``path`` is a checkpoint, or a run folder, of which the newest that verifies is taken.
     """
     if Path(path).is_dir():
@@ -111,6 +112,10 @@ def load_model(
     shape = {field: stored[field] for field in own_settings(ModelConfig) if field in stored}
     model = Transformer(from_dict(ModelConfig, shape))
     restore(state, model, None, name)
+    if "average" in state:
+        with torch.no_grad():
+            for parameter_name, parameter in model.named_parameters():
+                parameter.copy_(state["average"][parameter_name])
     model.context_length = int(state["config"]["context_length"])
     return model.eval(), Tokenizer.from_json(state["tokenizer"])
 

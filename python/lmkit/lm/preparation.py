@@ -38,6 +38,7 @@ from lmkit.lm.resume import (
 )
 from lmkit.lm.run_folder import RunFolder, refuse_another_run
 from lmkit.lm.training_data import TrainingData, open_data
+from lmkit.lm.weight_average import WeightAverage
 from lmkit.tokenizer import Tokenizer
 
 
@@ -58,6 +59,7 @@ class Prepared:
     val_data: TrainingData | None
     model: Transformer
     optimizer: Optimizer
+    average: WeightAverage | None
     progress: Progress
     checkpoint: str | None
 
@@ -184,7 +186,7 @@ def _make(start: _Start, device: Device, folder: RunFolder, report: Report) -> P
     """Make the parts of a run, saying so line by line."""
     tokenizer, train_data, val_data = _inputs(start, device, report)
     with advice.explaining_memory(start.config, device):
-        model, optimizer = _model(start, device, report)
+        model, optimizer, average = _model(start, device, report)
     config = _fitted(start, device, model, report)
     if device.compile:
         compile_model(model, report.notice)
@@ -201,6 +203,7 @@ def _make(start: _Start, device: Device, folder: RunFolder, report: Report) -> P
         val_data=val_data,
         model=model,
         optimizer=optimizer,
+        average=average,
         progress=progress,
         checkpoint=start.checkpoint,
     )
@@ -314,8 +317,10 @@ def _tell_of_other_data(
             )
 
 
-def _model(start: _Start, device: Device, report: Report) -> tuple[Transformer, Optimizer]:
-    """Make model and optimizer, from the seed or from the checkpoint."""
+def _model(
+    start: _Start, device: Device, report: Report
+) -> tuple[Transformer, Optimizer, WeightAverage | None]:
+    """Make model, optimizer and, where wanted, the average, from the seed or the checkpoint."""
     config = start.config
     torch.manual_seed(config.seed)
     model = Transformer(config.model)
@@ -323,7 +328,8 @@ def _model(start: _Start, device: Device, report: Report) -> tuple[Transformer, 
     _tell_of_model(model, report)
     model.to(device.device)
     optimizer = make_optimizer(model, config)
+    average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
     if start.checkpoint is not None:
-        restore_run(start.state, model, optimizer, start.checkpoint)
+        restore_run(start.state, model, optimizer, average, start.checkpoint)
         compare_exactness(start.state, exactness_settings(device), report.notice)
-    return model, optimizer
+    return model, optimizer, average

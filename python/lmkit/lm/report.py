@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Tick: TypeAlias = Callable[[int, int, int], None]
 ProgressBar: TypeAlias = Callable[[str, str], AbstractContextManager[Tick | None]]
 
+# The steps between these tell how long a run will take; those before them pay for starting up.
+EARLY_STEPS = (3, 8)
 DAY, HOUR, MINUTE = 86_400, 3_600, 60
 
 
@@ -184,6 +186,7 @@ class Pace:
         self.aside = 0.0
         self.steps = 0
         self._reported = (0, 0.0)
+        self._early = 0.0
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -205,6 +208,18 @@ class Pace:
         began = time.perf_counter()
         yield
         self.aside += time.perf_counter() - began
+
+    @property
+    def is_early(self) -> bool:
+        """Whether `early` wants to look at the clock after this step."""
+        return self.steps in EARLY_STEPS
+
+    def early(self) -> float | None:
+        """Seconds a step by the first few, once they are taken; the device must be idle."""
+        first, last = EARLY_STEPS
+        if self.steps == first:
+            self._early = self.stepping
+        return (self.stepping - self._early) / (last - first) if self.steps == last else None
 
     def take(self) -> float:
         """Seconds per iteration since the last call."""

@@ -18,6 +18,7 @@ from lmkit.errors import MismatchError
 from lmkit.lm.checkpoint import Notice, read_checkpoint, read_latest, restore
 from lmkit.lm.device import Device
 from lmkit.lm.optimizer import Optimizer
+from lmkit.lm.weight_average import WeightAverage
 
 TOKENIZER_FLAGS = ("tokenizer", "vocab_path", "merges_path")
 NOT_A_CHANGE = ("load_checkpoint", *TOKENIZER_FLAGS)
@@ -74,9 +75,10 @@ def restore_run(
     state: Mapping[str, Any],
     model: torch.nn.Module,
     optimizer: Optimizer,
+    average: WeightAverage | None,
     checkpoint: str,
 ) -> None:
-    """Put model, optimizer and generators back to where a checkpoint has them.
+    """Put model, optimizer, average and generators back to where a checkpoint has them.
 
     The optimizer keeps its own rates and decays, which may have been given anew.
     """
@@ -87,6 +89,10 @@ def restore_run(
     restore(state, model, optimizer, checkpoint)
     for group, values in zip(optimizer.param_groups, own, strict=True):
         group.update(values)
+    if average is not None and "average" in state:
+        average.load_state_dict(state["average"])
+    elif average is not None:
+        average.restart()
     restore_generators(state.get("generators", {}))
 
 

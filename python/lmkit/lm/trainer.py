@@ -7,10 +7,12 @@ a resumed run takes the steps the uninterrupted one would have taken: bit for bi
 host reads a loss from a GPU only where it reports, evaluates or saves, never once a step.
 """
 
+import itertools
 import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +27,17 @@ from lmkit.lm.batches import TokenBatches
 from lmkit.lm.checkpoint import read_checkpoint
 from lmkit.lm.checkpoint_writer import CheckpointWriter, Saved
 from lmkit.lm.evaluate import evaluate_loss
+from lmkit.lm.generate import generate
 from lmkit.lm.optimizer import clip_gradients, set_learning_rate, step_if_finite
 from lmkit.lm.preparation import Prepared, prepare
 from lmkit.lm.readings import Readings
-from lmkit.lm.report import Pace, Report, span
+from lmkit.lm.report import EARLY_STEPS, Pace, Report, span
 from lmkit.lm.resume import Progress, exactness_settings, generator_states, restore_run
 from lmkit.lm.schedule import learning_rate
 from lmkit.lm.signals import StopSignals
 
 CHECKPOINT_FORMAT = 1
-# The steps between these tell how long the rest will take; those before them pay for starting up.
-STEPS_TO_JUDGE_BY = (3, 8)
+SAMPLE_TOKENS = 64
 ROLLBACKS = 3  # to one checkpoint, each past other batches; then it is not the batches
 
 
@@ -130,6 +132,7 @@ class Trainer:
             context_length=self.config.context_length,
             seed=self.config.seed,
             grad_accum_steps=self.config.grad_accum_steps,
+            sampling=self.config.sampling,
             device=self.device.device,
         )
         self._parameters = list(self.model.parameters())
@@ -175,6 +178,8 @@ class Trainer:
         self._readings.add(iteration, rate, loss_and_norm)
         self._updating = True
         step_if_finite(self.optimizer, loss_and_norm)
+        if self._run.average is not None:
+            self._run.average.update()
         self.step = iteration
         self._updating = False
         # On a CPU reading waits for nothing; elsewhere it is done for many steps at once.
@@ -203,21 +208,16 @@ class Trainer:
 
     def _tell_time_to_finish(self) -> None:
         """Say it once, a few steps in, where the first report comes later than that."""
-        if self._pace.steps not in STEPS_TO_JUDGE_BY or self.config.log_interval <= max(
-            STEPS_TO_JUDGE_BY
-        ):
+        if not self._pace.is_early or self.config.log_interval <= max(EARLY_STEPS):
             return
         with self._pace.waiting():
             self._read()
-        first, last = STEPS_TO_JUDGE_BY
-        if self._pace.steps == first:
-            self._judged_from = self._pace.stepping
-            return
-        seconds = (self._pace.stepping - self._judged_from) / (last - first)
-        left = self.config.max_iters - self.step
-        self._report.notice(
-            f"about {span(seconds * left)} for the {left:,} steps left, at {seconds:.3f}s a step"
-        )
+        seconds, left = self._pace.early(), self.config.max_iters - self.step
+        if seconds is not None:
+            self._report.notice(
+                f"about {span(seconds * left)} for the {left:,} steps left, "
+                f"at {seconds:.3f}s a step"
+            )
 
     def _log(self) -> None:
         """Report the step just taken."""
@@ -246,7 +246,7 @@ class Trainer:
         with self._pace.waiting():
             self._read()
         self._report.line("Evaluating...")
-        with self._pace.between_steps():
+        with self._pace.between_steps(), self._averaged():
             loss = evaluate_loss(
                 self.model,
                 self._run.val_data.tokens,
@@ -264,6 +264,28 @@ class Trainer:
             self.best_val_loss, self._is_best = loss, True
         self._report.validation(self.step, loss)
         self._report.metrics({"iter": self.step, "val_loss": loss})
+        self._sample()
+
+    def _sample(self) -> None:
+        """Let the model continue the prompt it was given, always by the same dice."""
+        prompt = self.config.sample_prompt
+        if prompt is None:
+            return
+        with self._pace.between_steps(), self._averaged(), self.device.autocast():
+            pieces = generate(
+                self.model,
+                self._run.tokenizer,
+                prompt,
+                max_new_tokens=SAMPLE_TOKENS,
+                seed=self.config.seed,
+            )
+            text = prompt + "".join(itertools.takewhile(lambda _: not self._stopping, pieces))
+        self._report.line(f"Sample: {text}", event="sample", iter=self.step, sample=text)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """The model with its averaged weights, where they are averaged."""
+        average = self._run.average
+        return nullcontext() if average is None else average.in_place()
 
     def _make_up_for_evaluation(self) -> None:
         """Evaluate the model as it was loaded, and keep its checkpoint with the result."""
@@ -319,6 +341,9 @@ class Trainer:
             bad_skipped=self._bad.skipped,
             evaluation_due=self._evaluation_due,
         ).to_state()
+        average = self._run.average
+        if average is not None:
+            progress["average"] = average.state_dict()
         return progress | {
             "format": CHECKPOINT_FORMAT,
             "model": self.model.state_dict(),
@@ -341,7 +366,7 @@ class Trainer:
             self._report.notice(f"went back to {saved.printed} {ROLLBACKS} times, to no avail")
             raise error
         state = read_checkpoint(saved.printed, self._report.notice)
-        restore_run(state, self.model, self.optimizer, saved.printed)
+        restore_run(state, self.model, self.optimizer, self._run.average, saved.printed)
         self._report.close()
         self.folder.go_back_to(saved.step, Path(saved.printed))
         self._report.attach(self.folder)

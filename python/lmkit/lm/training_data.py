@@ -1,5 +1,6 @@
 """A token file to data that a run may trust: its ids fit the model, its tokenizer is the run's.
 
+Text is taken too: it is tokenized once, into a token file beside it that later runs find.
 A sidecar that still describes its file answers at once; otherwise the file is read through, once,
 before the first step, and what that finds (the largest id, a hash) is not written anywhere.
 """
@@ -7,17 +8,20 @@ before the first step, and what that finds (the largest id, a hash) is not writt
 import hashlib
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmkit.errors import MalformedError, MismatchError
+from lmkit.errors import LmkitError, MalformedError, MismatchError, UsageError
 from lmkit.lm.report import Report
-from lmkit.token_file import Sidecar, TokenFileWarning, TokenReader
+from lmkit.token_file import Sidecar, TokenFileWarning, TokenReader, sidecar_path
+from lmkit.tokenize_files import tokenize
 from lmkit.tokenizer import Tokenizer
 
 TOKENS_AT_ONCE = 1 << 20
+NPY_MAGIC = b"\x93NUMPY"
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,9 @@ class TrainingData:
 
 
 def open_data(path: str, tokenizer: Tokenizer, vocab_size: int, report: Report) -> TrainingData:
-    """Open a token file, or say in one sentence why a model must not be trained on it."""
+    """Open a token file, or text, or say in one sentence why a model must not be trained on it."""
+    if not is_token_file(path):
+        path = tokenized(path, tokenizer, report)
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always", TokenFileWarning)
         tokens = TokenReader(path)
@@ -53,6 +59,45 @@ def open_data(path: str, tokenizer: Tokenizer, vocab_size: int, report: Report) 
     else:
         fingerprint = _read_through(path, tokens, vocab_size, report)
     return TrainingData(path, tokens, fingerprint)
+
+
+def is_token_file(path: str) -> bool:
+    """Whether a path names token ids rather than text: by its ending, sidecar or first bytes."""
+    if path.endswith((".npy", ".bin")) or sidecar_path(path).exists():
+        return True
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(NPY_MAGIC)) == NPY_MAGIC
+    except OSError:
+        return False
+
+
+def tokenized(path: str, tokenizer: Tokenizer, report: Report) -> str:
+    """The token file beside a text that this tokenizer makes of it, made now or before."""
+    if Path(path).is_dir():
+        raise UsageError(
+            f"{path} is a folder, not a token file or a text",
+            hint="make a token file of what is in it with lmkit tokenize",
+        )
+    target = f"{path}.{tokenizer.fingerprint.removeprefix('sha256:')[:12]}.npy"
+    if _is_current(Path(target), Path(path)):
+        report.notice(f"{path} is text: taking {target}, which was made of it before")
+        return target
+    report.notice(f"{path} is text: tokenizing it into {target}, which later runs will find")
+    with report.progress(f"Tokenizing {path}", "bytes") as tick:
+        tokenize(path, target, tokenizer, force=True, progress=tick)
+    return target
+
+
+def _is_current(target: Path, text: Path) -> bool:
+    """Whether a token file is whole, with its sidecar, and no older than its text."""
+    try:
+        if target.stat().st_mtime_ns < text.stat().st_mtime_ns:
+            return False
+        with TokenReader(target) as tokens:
+            return tokens.sidecar is not None
+    except (OSError, LmkitError):
+        return False
 
 
 def refuse_other_tokenizer(tokens: TokenReader, tokenizer: Tokenizer, whose: str) -> None:
