@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 import click
 
-from lmkit.config import GROUPS, PRESETS, Setting, TrainConfig, flatten, read_toml, settings
+from lmkit.config import GROUPS, PRESETS, TrainConfig, flatten, read_toml, settings
 from lmkit.errors import UsageError
+from lmkit.setting import Setting
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -65,6 +65,8 @@ class TokenBatches:
         sampling: ``random``: windows at random places, all equally likely. ``epoch``: the windows
             of each epoch in an order of its own, every token once but a rest shorter than a window.
         device: where the batches are wanted.
+        rank: which share of each micro-batch `micro_batches` gives,
+        ranks: of how many equal ones.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class TokenBatches:
         grad_accum_steps: int = 1,
         sampling: str = "random",
         device: str | torch.device = "cpu",
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.tokens = tokens
         self.batch_size = batch_size
@@ -85,6 +89,7 @@ class TokenBatches:
         self.device = torch.device(device)
         self._places = _places(len(tokens), context_length)
         self._seed = seed
+        self._rank, self._ranks = rank, ranks
         self._by_epoch = sampling == "epoch"
         self._key = np.random.SeedSequence(seed).generate_state(2, np.uint64)
 
@@ -98,9 +103,9 @@ class TokenBatches:
         return self._rows(self.starts(step))
 
     def micro_batches(self, step: int) -> Iterator[Batch]:
-        """The same rows in ``grad_accum_steps`` parts of equal size."""
+        """The same rows in ``grad_accum_steps`` parts of equal size, this rank's share of each."""
         for starts_B in np.split(self.starts(step), self.grad_accum_steps):
-            yield self._rows(starts_B)
+            yield self._rows(np.split(starts_B, self._ranks)[self._rank])
 
     def starts(self, step: int) -> NDArray[np.int64]:
         """Where the rows of a step begin in the data.

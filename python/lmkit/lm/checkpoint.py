@@ -23,11 +23,12 @@ from typing import IO, Any, BinaryIO, TypeAlias, cast
 
 import torch
 
-from lmkit.config import ModelConfig, from_dict, own_settings
+from lmkit.config import ModelConfig, from_dict
 from lmkit.errors import MismatchError, MissingFileError
 from lmkit.lm.durable import durable_file, refused, write_durably
 from lmkit.lm.model import Transformer
 from lmkit.lm.optimizer import Optimizer
+from lmkit.setting import own_settings
 from lmkit.tokenizer import Tokenizer
 
 Notice: TypeAlias = Callable[[str], None]

@@ -20,6 +20,7 @@ from torch import Tensor
 from lmkit.errors import MalformedError, UsageError
 from lmkit.lm.batches import Tokens, fixed_windows, read_windows, to_batch
 from lmkit.lm.device import Device
+from lmkit.lm.distributed import Ranks
 from lmkit.lm.model import Transformer
 
 if TYPE_CHECKING:
@@ -100,21 +101,26 @@ def evaluate_loss(
     num_batches: int | None = None,
     device: Device | None = None,
     give_up: Callable[[], bool] = lambda: False,
+    ranks: Ranks | None = None,
 ) -> float | None:
     """Return the mean loss, in nats a token, on at most ``num_batches`` batches of fixed windows.
 
     The windows are spread evenly over the tokens; None takes all there are. ``give_up`` is asked
-    before each batch; once it says so there is no result.
+    before each batch; once it says so there is no result. Several ``ranks`` share the batches, and
+    all get the result.
     """
+    ranks = ranks or Ranks()
     limit = None if num_batches is None else num_batches * batch_size
     starts = fixed_windows(len(tokens), context_length, limit)
     windows = _batches(starts, batch_size, context_length)
-    wanted = itertools.takewhile(lambda _: not give_up(), windows)
+    mine = windows[ranks.rank :: ranks.count]
+    wanted = itertools.takewhile(lambda _: not give_up(), mine)
     nats, rows_done = 0.0, 0
     for loss, rows in _losses(model, tokens, wanted, device):
         nats += loss * len(rows)
         rows_done += len(rows)
-    return nats / rows_done if rows_done == len(starts) else None
+    all_nats, all_rows = ranks.sums(nats, rows_done)
+    return all_nats / all_rows if all_rows == len(starts) else None
 
 
 # Starts of a batch's rows, and their length.

@@ -19,6 +19,7 @@ from lmkit.errors import MismatchError, UsageError
 from lmkit.lm import advice
 from lmkit.lm.batches import fixed_windows
 from lmkit.lm.device import Device, compile_model, find_device, resolve, set_deterministic
+from lmkit.lm.distributed import Ranks
 from lmkit.lm.estimate import Estimate, compiling_pays, estimate
 from lmkit.lm.micro_batch import with_largest_micro_batch
 from lmkit.lm.model import Transformer
@@ -47,13 +48,14 @@ class Prepared:
     """A run before its next step.
 
     Attributes:
+        folder: the run's; None where another rank has it.
         progress: how far it has come.
         checkpoint: what it goes on from, as printed; None for a new run.
     """
 
     config: TrainConfig
     device: Device
-    folder: RunFolder
+    folder: RunFolder | None
     tokenizer: Tokenizer
     train_data: TrainingData
     val_data: TrainingData | None
@@ -90,18 +92,30 @@ class _Start:
 
 @contextmanager
 def prepare(
-    given: TrainConfig | Mapping[str, object], report: Report, *, force: bool = False
+    given: TrainConfig | Mapping[str, object],
+    report: Report,
+    ranks: Ranks,
+    *,
+    force: bool = False,
 ) -> Iterator[Prepared]:
-    """Make a run ready, its folder locked and its log open until the block ends."""
+    """Make a run ready, its folder locked and its log open until the block ends.
+
+    The folder is the first rank's alone.
+    """
     start = _start(given, report)
     config = start.config
+    ranks.check(config)
     if config.deterministic:
         set_deterministic()
     device = _device(start)
+    ranks.wait()  # until all have read the checkpoint, which the first may move
+    if not ranks.is_first:
+        yield _make(start, device, None, report, ranks)
+        return
     with RunFolder(config.checkpoint_dir, report.notice) as folder, closing(report):
         if not start.continues:
             refuse_another_run(folder.typed, force=force)
-        run = _make(start, device, folder, report)
+        run = _make(start, device, folder, report, ranks)
         if start.checkpoint and start.continues:
             folder.go_back_to(run.progress.iteration, Path(start.checkpoint))
         else:
@@ -182,12 +196,15 @@ def _with_schedule_fixed(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, lr_decay_iters=max(1, config.schedule_iters))
 
 
-def _make(start: _Start, device: Device, folder: RunFolder, report: Report) -> Prepared:
+def _make(
+    start: _Start, device: Device, folder: RunFolder | None, report: Report, ranks: Ranks
+) -> Prepared:
     """Make the parts of a run, saying so line by line."""
-    tokenizer, train_data, val_data = _inputs(start, device, report)
+    with ranks.first_goes_first():  # it may have to tokenize
+        tokenizer, train_data, val_data = _inputs(start, device, report)
     with advice.explaining_memory(start.config, device):
         model, optimizer, average = _model(start, device, report)
-    config = _fitted(start, device, model, report)
+    config = ranks.from_first(_fitted(start, device, model, report))
     if device.compile:
         compile_model(model, report.notice)
     progress = Progress.from_state(start.state)

@@ -155,6 +155,16 @@ class Report:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class Silence(Report):
+    """The report of a process that is not the first: nothing is said twice."""
+
+    def line(self, text: str, event: str = "message", **fields: object) -> None:
+        """Say nothing."""
+
+    def notice(self, text: str) -> None:
+        """Say nothing."""
+
+
 def _not_shown(_label: str, _unit: str) -> AbstractContextManager[Tick | None]:
     """Nobody asked for progress."""
     return nullcontext()

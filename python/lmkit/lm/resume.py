@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 
-from lmkit.config import ModelConfig, TrainConfig, from_dict, own_settings, settings, to_dict
+from lmkit.config import ModelConfig, TrainConfig, from_dict, settings, to_dict
 from lmkit.errors import MismatchError
 from lmkit.lm.checkpoint import Notice, read_checkpoint, read_latest, restore
 from lmkit.lm.device import Device
 from lmkit.lm.optimizer import Optimizer
 from lmkit.lm.weight_average import WeightAverage
+from lmkit.setting import own_settings
 
 TOKENIZER_FLAGS = ("tokenizer", "vocab_path", "merges_path")
 NOT_A_CHANGE = ("load_checkpoint", *TOKENIZER_FLAGS)
@@ -157,6 +159,7 @@ def exactness_settings(device: Device) -> dict[str, object]:
         "device": device.device.type,
         "dtype": str(device.dtype),
         "compile": device.compile,
+        "processes": distributed.get_world_size() if distributed.is_initialized() else 1,
         "matmul_precision": torch.get_float32_matmul_precision(),
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,19 +24,22 @@ from lmkit.lm import advice
 from lmkit.lm.bad_steps import BadSteps, SpikeWatch, TooManyBadStepsError
 from lmkit.lm.batches import TokenBatches
 from lmkit.lm.checkpoint import read_checkpoint
-from lmkit.lm.checkpoint_writer import CheckpointWriter, Saved
+from lmkit.lm.checkpoint_writer import Saved
+from lmkit.lm.distributed import joined
 from lmkit.lm.evaluate import evaluate_loss
 from lmkit.lm.generate import generate
+from lmkit.lm.keeper import Bystander, Keeper
 from lmkit.lm.optimizer import clip_gradients, set_learning_rate, step_if_finite
 from lmkit.lm.preparation import Prepared, prepare
 from lmkit.lm.readings import Readings
-from lmkit.lm.report import EARLY_STEPS, Pace, Report, span
+from lmkit.lm.report import EARLY_STEPS, Pace, Report, Silence, span
 from lmkit.lm.resume import Progress, exactness_settings, generator_states, restore_run
 from lmkit.lm.schedule import learning_rate
 from lmkit.lm.signals import StopSignals
 
 CHECKPOINT_FORMAT = 1
 SAMPLE_TOKENS = 64
+WITHOUT_SIGNAL = 1  # the reader left, or the time is up; signals that stop have higher numbers
 ROLLBACKS = 3  # to one checkpoint, each past other batches; then it is not the batches
 
 
@@ -78,26 +80,36 @@ class Trainer:
         ``exit_code`` tells which it was.
         """
         self._began = time.monotonic()
-        with prepare(self._given, self._report, force=self._force) as run:
-            self._adopt(run)
-            with StopSignals(self._report.notice) as self._signals:
-                try:
-                    with advice.explaining_memory(self.config, self.device):
-                        self._loop()
-                    self._finish()
-                except LmkitError:
-                    self._rescue()
-                    raise
-                finally:
-                    self._writer.wait()
-            self.exit_code = self._signals.exit_code
-            return self.folder.metrics()
+        with joined() as self._ranks:
+            if not self._ranks.is_first:
+                self._report = Silence()
+            with prepare(self._given, self._report, self._ranks, force=self._force) as run:
+                self._adopt(run)
+                with StopSignals(self._report.notice) as self._signals:
+                    self._train()
+                received = max(self._signals.received or 0, self._stopped_by)
+                self.exit_code = 128 + received if received > WITHOUT_SIGNAL else 0
+                return self._keeper.history()
+
+    def _train(self) -> None:
+        try:
+            with (
+                self._ranks.explaining(),
+                advice.explaining_memory(self.config, self.device),
+            ):
+                self._loop()
+            self._finish()
+        except LmkitError:
+            self._rescue()
+            raise
+        finally:
+            self._keeper.wait()
 
     def _loop(self) -> None:
         self._report.line("Starting training...")
         if self._evaluation_due:
             self._make_up_for_evaluation()
-        while self.step < self.config.max_iters and not self._stopping:
+        while self.step < self.config.max_iters and not self._agree_to_stop():
             try:
                 self._iterate()
             except TooManyBadStepsError as error:
@@ -116,7 +128,6 @@ class Trainer:
         if due(self.step, config.eval_interval):
             self._evaluate()
         self._save_wanted |= due(self.step, config.save_interval)
-        self._save_wanted |= self._signals.take_save_request()
         if self._save_wanted or self._is_best:
             self._save_what_is_due()
         if self.step == config.max_iters:
@@ -124,7 +135,7 @@ class Trainer:
 
     def _adopt(self, run: Prepared) -> None:
         """Take over what the preparation made."""
-        self.config, self.device, self.folder = run.config, run.device, run.folder
+        self.config, self.device = run.config, run.device
         self.model, self.optimizer, self._run = run.model, run.optimizer, run
         self._batches = TokenBatches(
             run.train_data.tokens,
@@ -134,15 +145,21 @@ class Trainer:
             grad_accum_steps=self.config.grad_accum_steps,
             sampling=self.config.sampling,
             device=self.device.device,
+            rank=self._ranks.rank,
+            ranks=self._ranks.count,
         )
+        self._shared = self._ranks.share(self.model)
         self._parameters = list(self.model.parameters())
+        self._pace = Pace()
         saved = Saved(run.progress.iteration, run.checkpoint) if run.checkpoint else None
-        self._writer = CheckpointWriter(
-            self.folder.path, self.config.keep_last, self._report.notice, saved
+        self._keeper = (
+            Keeper(run.folder, self.config, self._report, self._pace, saved)
+            if run.folder
+            else Bystander()
         )
         self._rollbacks: Counter[int] = Counter()
         self._advised = False
-        self._pace = Pace()
+        self._stopped_by = 0
         self._take_up(run.progress)
 
     def _take_up(self, progress: Progress) -> None:
@@ -156,7 +173,7 @@ class Trainer:
             skipped=progress.bad_skipped,
             step=progress.iteration,
         )
-        losses = [record["loss"] for record in self.folder.metrics() if "loss" in record]
+        losses = [record["loss"] for record in self._keeper.history() if "loss" in record]
         self._readings = Readings(self._bad, SpikeWatch(losses), self._report)
         self._updating = self._is_best = self._save_wanted = False
 
@@ -165,6 +182,17 @@ class Trainer:
         limit = self.config.max_time
         out_of_time = limit is not None and time.monotonic() - self._began >= limit
         return out_of_time or self._signals.received is not None or self._report.reader_left
+
+    def _agree_to_stop(self) -> bool:
+        """Whether any process is to stop; the loop asks once a step, and hears of saves asked for.
+
+        The number of the signal is agreed on too, so that all end with the same exit code.
+        """
+        wish = self._signals.received or (WITHOUT_SIGNAL if self._stopping else 0)
+        asked = int(self._signals.take_save_request())
+        self._stopped_by, save = self._ranks.highest(wish, asked)
+        self._save_wanted |= save > 0
+        return self._stopped_by > 0
 
     def _update(self) -> None:
         """Take one optimizer step on the mean loss over all its micro-batches."""
@@ -189,12 +217,14 @@ class Trainer:
     def _backward(self, batch: int) -> Tensor:
         """Add up the gradients of a batch's micro-batches; the mean of their losses."""
         total = torch.zeros((), device=self.device.device)
-        for inputs_BT, targets_BT in self._batches.micro_batches(batch):
-            with self.device.autocast():
-                part = self.model(inputs_BT, targets_BT) / self.config.grad_accum_steps
-            part.backward()
+        for number, (inputs_BT, targets_BT) in enumerate(self._batches.micro_batches(batch), 1):
+            is_last = number == self.config.grad_accum_steps
+            with self._ranks.alone(self._shared, but=is_last):
+                with self.device.autocast():
+                    part = self._shared(inputs_BT, targets_BT) / self.config.grad_accum_steps
+                part.backward()
             total += part.detach()
-        return total
+        return self._ranks.average(total)
 
     def _read(self) -> None:
         """Fetch what the device computed for the steps not yet read.
@@ -203,7 +233,7 @@ class Trainer:
         """
         self._readings.read()
         if self._bad.too_many:
-            saved = self._writer.saved.printed if self._writer.saved else None
+            saved = self._keeper.saved.printed if self._keeper.saved else None
             raise advice.unstable(self.config, self._bad, self.step, saved)
 
     def _tell_time_to_finish(self) -> None:
@@ -241,7 +271,7 @@ class Trainer:
         if self._run.val_data is None:
             return
         self._evaluation_due = True
-        if self._stopping:
+        if self._agree_to_stop():
             return
         with self._pace.waiting():
             self._read()
@@ -255,6 +285,7 @@ class Trainer:
                 num_batches=self.config.num_eval_batches,
                 device=self.device,
                 give_up=lambda: self._stopping,
+                ranks=self._ranks,
             )
         if loss is None:
             self._report.notice("the evaluation is broken off; what goes on from here repeats it")
@@ -269,7 +300,7 @@ class Trainer:
     def _sample(self) -> None:
         """Let the model continue the prompt it was given, always by the same dice."""
         prompt = self.config.sample_prompt
-        if prompt is None:
+        if prompt is None or not self._ranks.is_first:
             return
         with self._pace.between_steps(), self._averaged(), self.device.autocast():
             pieces = generate(
@@ -306,30 +337,14 @@ class Trainer:
             self._save(numbered=numbered)
 
     def _save(self, *, numbered: bool = True, again: bool = False) -> None:
-        """Begin to write a checkpoint of the state after the step just taken, unless there is one.
-
-        The disk's part of it goes on beside the steps that follow.
-        """
+        """Begin to write a checkpoint of the state after the step just taken."""
         with self._pace.waiting():
             self._read()
-        paths, saved = [], None
-        if numbered and (again or not self._writer.has(self.step)):
-            path = self.folder.checkpoint_path(self.step)
-            saved = Saved(self.step, self.folder.printed(path.name))
-            paths.append(path)
-            self._report.line(
-                f"Saving checkpoint to {saved.printed}", event="saving", path=saved.printed
-            )
-        if self._is_best:
-            paths.append(self.folder.best_path)
+        self._keeper.save(
+            self.step, self._state, numbered=numbered, best=self._is_best, again=again
+        )
         self._save_wanted = self._save_wanted and not numbered
         self._is_best = False
-        if not paths:
-            return
-        aside = self._pace.aside
-        with self._pace.between_steps():
-            self._writer.write(paths, self._state(), saved)
-        self._report.metrics({"iter": self.step, "save_stall": self._pace.aside - aside})
 
     def _state(self) -> dict[str, Any]:
         """All that the steps to come depend on, as plain data."""
@@ -357,8 +372,8 @@ class Trainer:
 
     def _roll_back(self, error: TooManyBadStepsError) -> None:
         """Go on from the last good checkpoint with the batches that come after the bad ones."""
-        self._writer.wait()
-        saved = self._writer.saved
+        self._keeper.wait()
+        saved = self._ranks.from_first(self._keeper.saved)
         if saved is None:
             raise error
         self._rollbacks[saved.step] += 1
@@ -367,9 +382,7 @@ class Trainer:
             raise error
         state = read_checkpoint(saved.printed, self._report.notice)
         restore_run(state, self.model, self.optimizer, self._run.average, saved.printed)
-        self._report.close()
-        self.folder.go_back_to(saved.step, Path(saved.printed))
-        self._report.attach(self.folder)
+        self._keeper.go_back(saved)
         next_batch = error.last + self._batch_offset + 1
         self._take_up(Progress.from_state(state))
         self._batch_offset = next_batch - self.step - 1
@@ -379,13 +392,13 @@ class Trainer:
 
     def _finish(self) -> None:
         """Leave a last checkpoint; after a signal also the command that goes on from it."""
-        self._writer.wait()
+        self._keeper.wait()
         self._save()
-        failure = self._writer.wait()
+        failure = self._keeper.wait()
         if failure is not None:
             raise failure
-        if self._stopping and self._writer.saved:
-            printed = self._writer.saved.printed
+        if (self._stopped_by or self._stopping) and self._keeper.saved:
+            printed = self._keeper.saved.printed
             self._report.line(
                 f"Stopped after {self.step:,} of {self.config.max_iters:,} iterations. "
                 f"To go on: lmkit train --load_checkpoint {shlex.quote(printed)}",
@@ -396,13 +409,13 @@ class Trainer:
 
     def _rescue(self) -> None:
         """Save the last whole step of a run that failed, where its weights are sound."""
-        self._writer.wait()
+        self._keeper.wait()
         self._readings.forget()
         if self._bad.first is not None:
             self.step = self._bad.first[0] - 1  # no update was applied since
             self._bad = BadSteps(self._bad.limit, skipped=self._bad.skipped)
         sound = not self._updating and all(bool(p.isfinite().all()) for p in self._parameters)
-        if sound and self.step > (self._writer.saved.step if self._writer.saved else 0):
+        if sound and self.step > (self._keeper.saved.step if self._keeper.saved else 0):
             try:
                 self._save()
             except LmkitError as error:
