@@ -256,7 +256,8 @@ class TrainConfig:
     )
     train_data: str | None = setting(
         None,
-        "Token file to train on (.npy or .bin), or text, tokenized beside it once.  [required]",
+        "Token file to train on (.npy or .bin), or text, tokenized beside it once; several by "
+        "weight as books.npy=3,code.npy=1.  [required]",
         group="data",
         metavar="FILE",
     )

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lmkit.errors import UsageError
-from lmkit.lm.batches import Shuffle, TokenBatches, fixed_windows, sample_batch
+from lmkit.lm.batches import Mixture, Shuffle, TokenBatches, fixed_windows, sample_batch
 
 TOKENS = np.arange(1000, dtype=np.int32)
 
@@ -153,3 +153,27 @@ def test_an_epoch_takes_every_window_once_whatever_the_batch():
 def test_an_epoch_of_one_window():
     batches = TokenBatches(np.arange(11), batch_size=2, context_length=10, sampling="epoch")
     assert batches.starts(7).tolist() == [0, 0]
+
+
+def test_a_mixture_draws_by_weight_and_never_across_an_edge():
+    parts = [np.arange(500), Reader(np.arange(1000, 1100)), np.arange(2000, 2011)]
+    mixture = Mixture(parts, [2, 1, 1])
+    assert len(mixture) == 611
+    batches = TokenBatches(mixture, batch_size=64, context_length=10, seed=1)
+    rows = np.concatenate([batches.batch(step)[0].numpy() for step in range(1, 33)])
+    assert (np.diff(rows) == 1).all()
+    shares = np.bincount(rows[:, 0] // 1000, minlength=3) / len(rows)
+    assert np.abs(shares - [0.5, 0.25, 0.25]).max() < 6 * 0.5 / len(rows) ** 0.5
+    assert set(rows[rows[:, 0] >= 2000][:, 0]) == {2000}
+    again = TokenBatches(mixture, batch_size=16, context_length=10, seed=1, grad_accum_steps=4)
+    assert torch.equal(again.batch(5)[0], batches.batch(5)[0])
+
+
+def test_a_mixture_refuses_a_part_too_short_and_epochs():
+    with pytest.raises(UsageError, match="holds 10 tokens, too few"):
+        TokenBatches(
+            Mixture([np.arange(99), np.arange(10)], [1, 1]), batch_size=1, context_length=10
+        )
+    mixture = Mixture([np.arange(99), np.arange(99)], [1, 1])
+    with pytest.raises(UsageError, match="--sampling epoch takes one"):
+        TokenBatches(mixture, batch_size=1, context_length=10, sampling="epoch")

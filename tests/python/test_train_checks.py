@@ -251,3 +251,29 @@ def test_epochs_resume_bit_for_bit(inputs: dict[str, str], tmp_path: Path):
     train(inputs, two, max_iters=5, sampling="epoch")
     resume(two, max_iters=8)
     assert losses(one) == losses(two)
+
+
+def test_several_files_are_mixed_by_weight_and_resume_bit_for_bit(
+    inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    mixed = f"{inputs['train_data']}=3,{inputs['val_data']}"
+    one, two = tmp_path / "one", tmp_path / "two"
+    train({**inputs, "train_data": mixed}, one, max_iters=8)
+    train({**inputs, "train_data": mixed}, two, max_iters=5)
+    resume(two, max_iters=8)
+    assert losses(one) == losses(two)
+    train(inputs, tmp_path / "three", max_iters=8)
+    assert losses(tmp_path / "three") != losses(one)
+    capsys.readouterr()
+    resume(two, max_iters=9, train_data=mixed.replace("=3", "=2"))
+    assert "is not the data of the checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("a.npy=x,b.npy", "'x' is no weight"), ("a.npy=0,b.npy", "must be above 0"), ("a,b", "a: no")],
+)
+def test_weights_that_are_none(inputs: dict[str, str], tmp_path: Path, typed: str, said: str):
+    error = refused(inputs, tmp_path / "run", train_data=typed)
+    assert error.exit_code == 2
+    assert said in str(error)

@@ -19,26 +19,28 @@ from types import FrameType
 import click
 
 PATIENCE = 60  # seconds the others get to end, once one has failed
+RESTART_COUNT = "TORCHELASTIC_RESTART_COUNT"  # torchrun's name for it
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
-def launch(words: Sequence[str], nproc: int, max_restarts: int, folder: str) -> int:
-    """Run ``lmkit train`` with these words in ``nproc`` processes; the exit code of them all.
-
-    ``folder`` is the run's: after a failure it goes on from what is there.
-    """
-    for left in range(max_restarts, -1, -1):
-        code = _Job(words, nproc).wait()
-        if code == 0 or code in STOPPED or not left:
+def launch(words: Sequence[str], nproc: int, max_restarts: int) -> int:
+    """Run ``lmkit train`` with these words in ``nproc`` processes; the exit code of them all."""
+    for restart in range(max_restarts + 1):
+        code = _Job(words, nproc, restart).wait()
+        if code == 0 or code in STOPPED or restart == max_restarts:
             break
         click.echo(
             f"note: a process ended with {code}; beginning again from the last checkpoint "
-            f"(restarts left: {left - 1})",
+            f"(restarts left: {max_restarts - restart - 1})",
             err=True,
         )
-        if any(Path(folder).glob("checkpoint_*.pt")):
-            words = [*words, "--load_checkpoint", "latest"]
     return code
+
+
+def checkpoint_after_restart(folder: str) -> str | None:
+    """``latest`` where this process was begun again, by us or by torchrun, and can go on."""
+    again = os.environ.get(RESTART_COUNT, "0") != "0"
+    return "latest" if again and any(Path(folder).glob("checkpoint_*.pt")) else None
 
 
 def as_words(values: Mapping[str, object]) -> list[str]:
@@ -55,12 +57,13 @@ def as_words(values: Mapping[str, object]) -> list[str]:
 class _Job:
     """N processes; a signal that ends this one goes to them."""
 
-    def __init__(self, words: Sequence[str], nproc: int) -> None:
+    def __init__(self, words: Sequence[str], nproc: int, restart: int) -> None:
         threads = str(max(1, (os.cpu_count() or 1) // nproc))
         common = {
             "OMP_NUM_THREADS": threads,
             **os.environ,
             "WORLD_SIZE": str(nproc),
+            RESTART_COUNT: str(restart),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),
         }

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmkit.cli.launch import as_words, launch
+from lmkit.cli.launch import as_words, checkpoint_after_restart, launch
 from lmkit.cli.options import (
     Command,
     config_options,
@@ -73,9 +73,10 @@ def command(
     """  # noqa: D301 - \b is click's mark for lines to keep
     settings = given(values)
     if (nproc > 1 or max_restarts) and not dry_run and "WORLD_SIZE" not in os.environ:
-        folder = settings.get("checkpoint_dir", TrainConfig.checkpoint_dir)
         words = as_words({**settings, **_options(preset, force=force, json=as_json, quiet=quiet)})
-        context.exit(launch(words, nproc, max_restarts, str(folder)))
+        context.exit(launch(words, nproc, max_restarts))
+    folder = settings.get("checkpoint_dir", TrainConfig.checkpoint_dir)
+    settings |= given({"load_checkpoint": checkpoint_after_restart(str(folder))})
 
     from lmkit.lm.preparation import dry_run as rehearse
     from lmkit.lm.report import Report

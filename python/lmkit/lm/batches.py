@@ -7,7 +7,7 @@ read one by one with plain reads, so that memory is that of one batch whatever t
 Axes: B batch, T time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -34,6 +34,39 @@ class TokenReader(Protocol):
 
 
 Tokens: TypeAlias = NDArray[np.integer] | TokenReader
+
+
+class Mixture:
+    """Several token files, read as if one followed the other, windows drawn by weight.
+
+    Args:
+        parts: the files.
+        weights: how much each is drawn from; only their ratios count.
+    """
+
+    def __init__(self, parts: Sequence[Tokens], weights: Sequence[float]) -> None:
+        self.parts = list(parts)
+        self.ends = np.cumsum([len(part) for part in parts])
+        self.shares = np.cumsum(weights) / np.sum(weights)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def read(self, start: int, stop: int) -> NDArray[np.integer]:
+        """The tokens from ``start`` up to ``stop``, which lie in one of the parts."""
+        number = int(np.searchsorted(self.ends, start, side="right"))
+        before = int(self.ends[number]) - len(self.parts[number])
+        return _read(self.parts[number], start - before, stop - before)
+
+    def starts(self, raw: NDArray[np.uint64], context_length: int) -> NDArray[np.int64]:
+        """Where windows begin, by two random words each: one for the place, one for the part."""
+        place_B, part_B = np.split(raw, 2)
+        lengths = np.diff(self.ends, prepend=0)
+        uniform_B = (part_B >> np.uint64(11)) * 2.0**-53
+        number_B = np.searchsorted(self.shares, uniform_B, side="right")
+        places = np.array([_places(int(length), context_length) for length in lengths])
+        inside_B = (place_B % places.astype(np.uint64)[number_B]).astype(np.int64)
+        return (self.ends - lengths)[number_B] + inside_B
 
 
 def sample_batch(
@@ -88,6 +121,14 @@ class TokenBatches:
         self.grad_accum_steps = grad_accum_steps
         self.device = torch.device(device)
         self._places = _places(len(tokens), context_length)
+        if isinstance(tokens, Mixture):
+            if sampling == "epoch":
+                raise UsageError(
+                    "--sampling epoch takes one --train_data: several of different weights end at "
+                    "different times"
+                )
+            for part in tokens.parts:
+                _places(len(part), context_length)
         self._seed = seed
         self._rank, self._ranks = rank, ranks
         self._by_epoch = sampling == "epoch"
@@ -118,6 +159,8 @@ class TokenBatches:
         if self._by_epoch:
             return self._starts_by_epoch(np.arange((step - 1) * rows, step * rows, dtype=np.int64))
         noise = np.random.Philox(key=self._key, counter=[0, 0, 0, step])
+        if isinstance(self.tokens, Mixture):
+            return self.tokens.starts(noise.random_raw(2 * rows), self.context_length)
         raw = noise.random_raw(rows)
         return (raw % np.uint64(self._places)).astype(np.int64)
 
@@ -199,9 +242,12 @@ def read_windows(
     """Rows of T + 1 tokens, one from each start: the inputs, and the token after the last."""
     windows = np.empty((len(starts_B), context_length + 1), dtype=np.int64)
     for row, start in zip(windows, starts_B.tolist(), strict=True):
-        stop = start + context_length + 1
-        row[:] = tokens.read(start, stop) if isinstance(tokens, TokenReader) else tokens[start:stop]
+        row[:] = _read(tokens, start, start + context_length + 1)
     return windows
+
+
+def _read(tokens: Tokens, start: int, stop: int) -> NDArray[np.integer]:
+    return tokens.read(start, stop) if isinstance(tokens, TokenReader) else tokens[start:stop]
 
 
 def to_batch(windows: NDArray[np.int64], device: torch.device) -> Batch:

@@ -17,7 +17,7 @@ import torch
 from lmkit.config import TrainConfig, expand_preset, from_dict, to_toml
 from lmkit.errors import MismatchError, UsageError
 from lmkit.lm import advice
-from lmkit.lm.batches import fixed_windows
+from lmkit.lm.batches import TokenBatches, fixed_windows
 from lmkit.lm.device import Device, compile_model, find_device, resolve, set_deterministic
 from lmkit.lm.distributed import Ranks
 from lmkit.lm.estimate import Estimate, compiling_pays, estimate
@@ -38,7 +38,7 @@ from lmkit.lm.resume import (
     run_folder_of,
 )
 from lmkit.lm.run_folder import RunFolder, refuse_another_run
-from lmkit.lm.training_data import TrainingData, open_data
+from lmkit.lm.training_data import TrainingData, open_all, open_data
 from lmkit.lm.weight_average import WeightAverage
 from lmkit.tokenizer import Tokenizer
 
@@ -303,21 +303,24 @@ def _data(
     config: TrainConfig, tokenizer: Tokenizer, report: Report
 ) -> tuple[TrainingData, TrainingData | None]:
     """Open what to train on, and what to validate on where it is given."""
-
-    def opened(path: str | None) -> TrainingData | None:
-        if path is None:
-            return None
-        data = open_data(path, tokenizer, config.model.vocab_size, report)
-        fixed_windows(len(data.tokens), config.context_length, limit=1)
-        return data
-
+    vocab_size = config.model.vocab_size
     report.line("Loading training data...")
-    train_data = opened(config.train_data)
-    if train_data is None:
+    if config.train_data is None:
         raise UsageError("no data given: pass --train_data", hint="lmkit tokenize makes it")
-    if config.val_data is not None:
-        report.line("Loading validation data...")
-    return train_data, opened(config.val_data)
+    train_data = open_all(config.train_data, tokenizer, vocab_size, report)
+    # Refuses what is too short, or goes together with nothing, before anything is made.
+    TokenBatches(
+        train_data.tokens,
+        batch_size=config.batch_size,
+        context_length=config.context_length,
+        sampling=config.sampling,
+    )
+    if config.val_data is None:
+        return train_data, None
+    report.line("Loading validation data...")
+    val_data = open_data(config.val_data, tokenizer, vocab_size, report)
+    fixed_windows(len(val_data.tokens), config.context_length, limit=1)
+    return train_data, val_data
 
 
 def _tell_of_other_data(

@@ -6,6 +6,7 @@ before the first step, and what that finds (the largest id, a hash) is not writt
 """
 
 import hashlib
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmkit.errors import LmkitError, MalformedError, MismatchError, UsageError
+from lmkit.lm.batches import Mixture
 from lmkit.lm.report import Report
 from lmkit.token_file import Sidecar, TokenFileWarning, TokenReader, sidecar_path
 from lmkit.tokenize_files import tokenize
@@ -35,12 +37,44 @@ class TrainingData:
     """
 
     path: str
-    tokens: TokenReader
+    tokens: TokenReader | Mixture
     fingerprint: str
 
     def identity(self) -> dict[str, Any]:
         """Which data this is, as plain values."""
         return {"path": self.path, "tokens": len(self.tokens), "fingerprint": self.fingerprint}
+
+
+def open_all(typed: str, tokenizer: Tokenizer, vocab_size: int, report: Report) -> TrainingData:
+    """Open what ``--train_data`` names: one file, or several with weights, ``a.npy=3,b.npy=1``."""
+    parts = parse_weights(typed)
+    opened = [open_data(path, tokenizer, vocab_size, report) for path, _ in parts]
+    if len(parts) == 1:
+        return opened[0]
+    weights = [weight for _, weight in parts]
+    known = [f"{one.fingerprint} {weight}" for one, weight in zip(opened, weights, strict=True)]
+    digest = hashlib.sha256("\n".join(known).encode()).hexdigest()
+    mixture = Mixture([one.tokens for one in opened], weights)
+    return TrainingData(typed, mixture, f"mixture:{digest}")
+
+
+def parse_weights(typed: str) -> list[tuple[str, float]]:
+    """The files of ``--train_data`` with their weights, 1 where none is given."""
+    if "," not in typed or Path(typed).exists():
+        return [(typed, 1.0)]
+    found = []
+    for part in typed.split(","):
+        path, equals, weight = part.rpartition("=")
+        try:
+            found.append((path, float(weight)) if equals else (part, 1.0))
+        except ValueError:
+            raise UsageError(
+                f"--train_data {part}: {weight!r} is no weight",
+                hint="several files are given as books.npy=3,code.npy=1",
+            ) from None
+        if not 0 < found[-1][1] < math.inf:
+            raise UsageError(f"--train_data {part}: a weight must be above 0, and finite")
+    return found
 
 
 def open_data(path: str, tokenizer: Tokenizer, vocab_size: int, report: Report) -> TrainingData:
