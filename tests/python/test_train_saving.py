@@ -16,6 +16,7 @@ from lmkit.errors import SystemRefusedError
 from lmkit.lm import checkpoint_writer
 from lmkit.lm.checkpoint import checkpoints_in, iteration_of, read_checkpoint, write_checkpoint
 from lmkit.lm.checkpoint_writer import CheckpointWriter, Saved, prune, snapshot
+from lmkit.lm.signals import StopSignals
 from lmkit.lm.trainer import Trainer
 from tiny_run import (
     assert_same_checkpoints,
@@ -219,6 +220,7 @@ from pathlib import Path
 import torch
 from lmkit.lm.checkpoint import checkpoints_in, read_latest
 from lmkit.lm.report import Report
+from lmkit.lm.signals import StopSignals
 from lmkit.lm.trainer import Trainer
 
 torch.set_num_threads(1)
@@ -282,6 +284,21 @@ def test_killed_at_any_moment_of_any_save_it_goes_on_bit_for_bit(
     assert_same_checkpoints(run / f"checkpoint_{last}.pt", reference / f"checkpoint_{last}.pt")
     assert not list(run.glob(".*.tmp"))
     assert set(numbers(run)) <= {last, last - 1, last - 2}
+
+
+def test_a_save_that_is_asked_for_comes_before_the_next_step(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    trainer = Trainer(settings(inputs, tmp_path / "run", max_iters=5))
+    asked: list[int] = []
+
+    def asked_at_3(_: StopSignals) -> bool:
+        asked.append(trainer.step)
+        return trainer.step == 3 and asked.count(3) == 1
+
+    monkeypatch.setattr(StopSignals, "take_save_request", asked_at_3)
+    trainer.train()
+    assert numbers(tmp_path / "run") == [5, 3]
 
 
 def test_out_of_time_it_saves_and_says_how_to_go_on(

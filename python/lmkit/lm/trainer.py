@@ -111,6 +111,8 @@ class Trainer:
             self._make_up_for_evaluation()
         while self.step < self.config.max_iters and not self._agree_to_stop():
             try:
+                if self._save_wanted:  # by a signal
+                    self._save_what_is_due()
                 self._iterate()
             except TooManyBadStepsError as error:
                 if self.config.on_bad_steps == "stop":
