@@ -84,7 +84,7 @@ def test_auto_prefers_cuda_then_mps(monkeypatch):
 
 
 def test_bfloat16_is_used_when_asked_for_with_a_word_on_slow_cpus(monkeypatch):
-    monkeypatch.setattr(device, "_cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(device, "cpu_has_bfloat16", lambda: False)
     found = resolve(TrainConfig(device="cpu", precision="bfloat16"))
     assert found.dtype == torch.bfloat16
     assert "no bfloat16 units" in found.notices[0]

@@ -163,7 +163,7 @@ def _dtype(asked: str, device: torch.device, notices: list[str]) -> torch.dtype:
             including_emulation=False
         )
         return torch.bfloat16 if has_bfloat16 else torch.float32
-    if asked == "bfloat16" and device.type == "cpu" and not _cpu_has_bfloat16():
+    if asked == "bfloat16" and device.type == "cpu" and not cpu_has_bfloat16():
         notices.append(
             "this CPU has no bfloat16 units: expect --precision float32 to be far faster"
         )
@@ -188,7 +188,8 @@ def _missing_compiler(device: torch.device) -> str | None:
     return None if any(shutil.which(name) for name in names if name) else "no C++ compiler found"
 
 
-def _cpu_has_bfloat16() -> bool:
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 itself rather than emulating it."""
     return any(
         bool(check())
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lmkit.config import TrainConfig
+from lmkit.lm.device import cpu_has_bfloat16
+from lmkit.lm.muon import Float32Muon
 
 MATRIX_AXES = 2
 
@@ -52,7 +54,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     for parameter in decayed:
         is_block = parameter.ndim == MATRIX_AXES and id(parameter) not in head | embeddings
         (matrices if is_block else rest).append(parameter)
-    muon = torch.optim.Muon(
+    emulated = any(one.device.type == "cpu" for one in matrices) and not cpu_has_bfloat16()
+    muon = (Float32Muon if emulated else torch.optim.Muon)(
         matrices,
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
