@@ -1,6 +1,7 @@
 """What a run will take is said before its first step, and a batch is split so that it fits."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -192,3 +193,27 @@ def test_an_automatic_batch_takes_the_presets(
     said = capsys.readouterr()
     assert "--batch_size auto: 16 sequences fit, so 1 micro-batch of them make" in said.err
     assert "256 tokens and" in said.out
+
+
+def test_the_share_of_the_peak_is_told_where_the_peak_is_known(
+    inputs: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr(Device, "peak_flops", lambda _: 1e9)
+    train(inputs, tmp_path / "run", max_iters=5)
+    assert re.search(r"tokens/s \| MFU \d+\.\d% \| ETA 0s", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("peak", "said"), [(None, ": unknown"), (989.4e12, ": 989 TFLOP/s")])
+def test_the_convention_is_told_with_the_peak(
+    peak: float | None, said: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Device, "peak_flops", lambda _: peak)
+    config = TrainConfig()
+    with torch.device("meta"):
+        model = Transformer(config.model)
+    found = estimate.estimate(config, model, Device(torch.device("mps")), 10**9)
+    assert "MFU counts, a token, 6 FLOPs" in found.sentences(config)[-1]
+    assert found.sentences(config)[-1].endswith(said)

@@ -44,6 +44,8 @@ class Estimate:
         checkpoint_bytes: of one checkpoint.
         disk: bytes of all checkpoints the steps left will leave.
         free_disk: bytes free where they go.
+        peak_flops: the device's dense bfloat16 FLOP/s; None where it is not known.
+        on_accelerator: whether that is worth a word.
     """
 
     parameters: int
@@ -55,17 +57,26 @@ class Estimate:
     checkpoint_bytes: int
     disk: int
     free_disk: int
+    peak_flops: float | None
+    on_accelerator: bool
 
     def sentences(self, config: TrainConfig) -> list[str]:
         """What a person wants to read of it."""
         flops = self.flops_per_token * self.tokens_per_step
         free = "unknown" if self.free_memory is None else _gib(self.free_memory)
+        peak = "unknown" if self.peak_flops is None else f"{self.peak_flops / 1e12:,.0f} TFLOP/s"
+        mfu = (
+            "MFU counts, a token, 6 FLOPs a parameter in matrix products (the head, not the "
+            "embedding) and 12 * n_layers * d_model * context_length, over the dense bfloat16 "
+            f"peak: {peak}"
+        )
         return [
             f"{self.tokens_per_step:,} tokens and {_flops(flops)} a step; {config.max_iters:,} "
             f"steps go {self.epochs:,.2f} times over the training data",
             f"about {_gib(self.memory)} of memory (free: {free}); "
             f"{_gib(self.checkpoint_bytes)} a checkpoint, {_gib(self.disk)} for all "
             f"(free: {_gib(self.free_disk)})",
+            *([mfu] if self.on_accelerator else []),
         ]
 
     def warnings(self) -> list[str]:
@@ -105,6 +116,8 @@ def estimate(
         checkpoint_bytes=checkpoint_bytes,
         disk=checkpoint_bytes * _checkpoints(config, iteration),
         free_disk=_free_disk(Path(config.checkpoint_dir)),
+        peak_flops=device.peak_flops(),
+        on_accelerator=device.device.type != "cpu",
     )
 
 

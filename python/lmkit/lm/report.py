@@ -103,12 +103,23 @@ class Report:
             self._append(self._metrics, json.dumps(record) + "\n")
 
     def iteration(
-        self, step: int, loss: float, seconds: float, lr: float, rate: float, left: float
+        self,
+        step: int,
+        loss: float,
+        seconds: float,
+        lr: float,
+        rate: float,
+        left: float,
+        used: float | None = None,
     ) -> None:
-        """Say how a step went: mean loss, seconds per iteration, tokens per second, time left."""
+        """Say how a step went: mean loss, seconds per iteration, tokens per second, time left.
+
+        ``used`` is the share of the device's peak (MFU), where that is known.
+        """
+        share = "" if used is None else f" | MFU {used:.1%}"
         self.line(
             f"Iter {step:6d} | Loss: {loss:.4f} | Time: {seconds:.3f}s | LR: {lr:.2e}"
-            f" | {rate:,.0f} tokens/s | ETA {span(left)}",
+            f" | {rate:,.0f} tokens/s{share} | ETA {span(left)}",
             event="iteration",
             iter=step,
             loss=loss if math.isfinite(loss) else None,  # JSON has no NaN
@@ -116,6 +127,7 @@ class Report:
             lr=lr,
             tokens_per_second=rate,
             seconds_left=left,
+            **({} if used is None else {"mfu": used}),
         )
 
     def validation(self, step: int, loss: float) -> None:

@@ -258,8 +258,10 @@ class Trainer:
         seconds = self._pace.take()
         left = seconds * (self.config.max_iters - self.step)
         rate = self._batches.tokens_per_step / max(seconds, 1e-9)
-        last = self._readings
-        self._report.iteration(self.step, last.loss, seconds, last.rate, rate, left)
+        last, peak = self._readings, self.device.peak_flops()
+        flops = rate * self.model.flops_per_token(self.config.context_length)
+        used = None if peak is None else flops / (peak * self._ranks.count)
+        self._report.iteration(self.step, last.loss, seconds, last.rate, rate, left, used)
         advised = None if self._advised else advice.slow(self.config, self._pace, left)
         if advised:
             self._report.notice(advised)
