@@ -92,12 +92,6 @@ class ModelConfig:
     n_heads: int = setting(
         12, "Split attention into N heads; must divide d_model.", group="model", at_least=1
     )
-    n_kv_heads: int | None = setting(
-        None,
-        "Let the heads share N heads of keys and values; must divide n_heads.  [default: n_heads]",
-        group="model",
-        at_least=1,
-    )
     max_seq_len: int = setting(
         1024, "Let the model see at most N tokens at once.", group="model", at_least=1
     )
@@ -111,6 +105,12 @@ class ModelConfig:
         at_least=1,
     )
 
+    n_kv_heads: int | None = setting(
+        None,
+        "Let the heads share N heads of keys and values; must divide n_heads.  [default: n_heads]",
+        group="model",
+        at_least=1,
+    )
     qk_norm: bool = setting(False, "Normalise queries and keys.", group="model")
     tie_embeddings: bool = setting(
         False, "Use the embedding's weights as the head's too.", group="model"
