@@ -1,187 +1,188 @@
-"""One optimizer step of the small model: lmkit against Hugging Face's LlamaForCausalLM, same shape.
+"""One optimizer step of lmkit against its peers, same shape; and what saving and evaluating cost.
 
-Each tool runs in a process of its own, float32, two threads; processes take turns, each timing
-blocks of steps after a warm-up. The matrix-product peak of the machine is measured in the same
-run, and every figure is also given as a share of it. Losses of the two start near ln(vocabulary).
+Each tool runs in a process of its own, float32, two threads; processes take turns, a step each,
+after a warm-up, so that a noisy minute hits all of them. The matrix-product peak of the machine is
+measured in the same run, between the steps, and each figure is also given as a share of it. What
+is compared first: every tool's loss begins at ln(vocabulary), within a tenth.
 """
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 
 import harness
+from train_peers import MAKERS, Shape, batch_of
 
-SHAPE = {"vocab_size": 1000, "d_model": 256, "n_layers": 4, "n_heads": 4, "d_ff": 704}
-BATCH, CONTEXT, THREADS = 16, 256, 2
-TOOLS = ("lmkit", "lmkit-compiled", "llama", "llama-compiled")
-
-
-def flops_per_token() -> float:
-    """6 N + 12 L d T: N counts parameters used in matrix products, the head included."""
-    d, layers, d_ff = SHAPE["d_model"], SHAPE["n_layers"], SHAPE["d_ff"]
-    matrices = layers * (4 * d * d + 3 * d * d_ff) + SHAPE["vocab_size"] * d
-    return 6.0 * matrices + 12.0 * layers * d * CONTEXT
+THREADS = 2
+# The tables: name, shape, tools; "-c" is compiled. The first tool after lmkit's is the yardstick.
+TABLES: dict[str, tuple[Shape, tuple[str, ...]]] = {
+    "small": (
+        Shape(),
+        ("lmkit-c", "lmkit", "llama", "llama-c", "plain", "plain-c", "nanogpt", "nanogpt-c"),
+    ),
+    "vocabulary-50000": (Shape(vocab_size=50_000), ("lmkit-c", "lmkit", "plain", "plain-c")),
+    "cs336-tinystories": (
+        Shape(vocab_size=10_000, d_model=512, n_heads=16, d_ff=1344, batch=32),
+        ("lmkit-c", "lmkit", "llama"),
+    ),
+}
 
 
 def matmul_peak() -> float:
-    """FLOP/s of a large float32 matrix product, the best of twenty."""
+    """FLOP/s of a large float32 matrix product, the best of ten."""
     import torch
 
     left, right = torch.randn(1024, 1024), torch.randn(1024, 1024)
     best = float("inf")
-    for _ in range(20):
+    for _ in range(10):
         start = time.perf_counter()
         left @ right
         best = min(best, time.perf_counter() - start)
     return 2 * 1024**3 / best
 
 
-def lmkit_step(*, compiled: bool) -> Callable[[], float]:
-    """One update as lmkit's trainer does it."""
-    import torch
-
-    from lmkit.config import ModelConfig, TrainConfig
-    from lmkit.lm.model import Transformer
-    from lmkit.lm.optimizer import clip_gradients, make_optimizer
-
-    config = TrainConfig(
-        model=ModelConfig(**SHAPE, max_seq_len=CONTEXT), batch_size=BATCH, context_length=CONTEXT
-    )
-    model = Transformer(config.model, torch.Generator().manual_seed(0))
-    optimizer = make_optimizer(model, config)
-    forward = torch.compile(model) if compiled else model
-
-    def step() -> float:
-        ids = torch.randint(SHAPE["vocab_size"], (BATCH, CONTEXT + 1))
-        loss = forward(ids[:, :-1], ids[:, 1:])
-        loss.backward()
-        clip_gradients(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
-
-    return step
-
-
-def llama_step(*, compiled: bool) -> Callable[[], float]:
-    """One update of LlamaForCausalLM with AdamW and clipping."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=SHAPE["vocab_size"],
-        hidden_size=SHAPE["d_model"],
-        intermediate_size=SHAPE["d_ff"],
-        num_hidden_layers=SHAPE["n_layers"],
-        num_attention_heads=SHAPE["n_heads"],
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=False,
-        attn_implementation="sdpa",
-        use_cache=False,
-    )
-    model = LlamaForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01, fused=True)
-    forward = torch.compile(model) if compiled else model
-
-    def step() -> float:
-        ids = torch.randint(SHAPE["vocab_size"], (BATCH, CONTEXT))
-        loss = forward(input_ids=ids, labels=ids).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
-
-    return step
-
-
-def worker(tool: str, steps: int) -> None:
-    """Answer each line on stdin with one block of timed steps, as JSON on stdout."""
+def worker(tool: str, shape: Shape) -> None:
+    """Answer each line on stdin with one timed step, as JSON on stdout."""
     import resource
 
     import torch
 
     torch.set_num_threads(THREADS)
-    maker = lmkit_step if tool.startswith("lmkit") else llama_step
-    step = maker(compiled=tool.endswith("compiled"))
+    torch.manual_seed(0)
+    name, _, compiled = tool.partition("-")
+    step = MAKERS[name](shape, compiled=bool(compiled))
     first = step()
+    expected = math.log(shape.vocab_size)
+    if abs(first - expected) > 0.1 * expected:
+        sys.exit(f"error: the first loss of {tool} is {first}, not near {expected}")
     for _ in range(2):
         step()
-    print(json.dumps({"first_loss": first, "peak_flops": matmul_peak()}), flush=True)
+    print(json.dumps({"first_loss": first}), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
-        for _ in range(steps):
-            step()
-        seconds = (time.perf_counter() - start) / steps
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"step_s": seconds, "peak_mib": peak}), flush=True)
+        step()
+        seconds = time.perf_counter() - start
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        told = {"step_s": seconds, "peak_mib": memory, "matmul": matmul_peak()}
+        print(json.dumps(told), flush=True)
 
 
-def main() -> None:
-    """Start the workers, let them take turns, print the table, keep the record."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--worker", choices=TOOLS)
-    parser.add_argument("--steps", type=int, default=5, help="steps a block")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=TOOLS)
-    options = parser.parse_args()
-    if options.worker:
-        worker(options.worker, options.steps)
-        return
-    workers, starts = {}, {}
-    for tool in options.tools:
-        argv = [sys.executable, __file__, "--worker", tool, "--steps", str(options.steps)]
+def measure(table: str, tools: Sequence[str], rounds: int) -> dict[str, list[dict[str, float]]]:
+    """Start a process a tool and let them take turns, the order rotating."""
+    workers = {}
+    for tool in tools:  # one after another: compiling would slow the next one's warm-up
+        argv = [sys.executable, __file__, "--worker", tool, "--tables", table]
         workers[tool] = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
-        starts[tool] = json.loads(workers[tool].stdout.readline())  # type: ignore[union-attr]
-    blocks: dict[str, list[dict[str, float]]] = {tool: [] for tool in workers}
-    for _ in range(options.rounds):
-        for tool, process in workers.items():
+        if not workers[tool].stdout.readline():  # type: ignore[union-attr]
+            sys.exit(f"error: {tool} did not start")
+    steps: dict[str, list[dict[str, float]]] = {tool: [] for tool in workers}
+    names = list(workers)
+    for turn in range(rounds):
+        for tool in names[turn % len(names) :] + names[: turn % len(names)]:
+            process = workers[tool]
             process.stdin.write("go\n")  # type: ignore[union-attr]
-            blocks[tool].append(json.loads(process.stdout.readline()))  # type: ignore[union-attr]
+            steps[tool].append(json.loads(process.stdout.readline()))  # type: ignore[union-attr]
     for process in workers.values():
         process.stdin.close()  # type: ignore[union-attr]
         process.wait()
-    peak = max(start["peak_flops"] for start in starts.values())
-    report(blocks, peak, starts)
+    return steps
 
 
-def report(
-    blocks: dict[str, list[dict[str, float]]],
-    peak: float,
-    starts: dict[str, dict[str, float]],
-) -> None:
-    """Print medians and ratios; keep every block."""
+def report(shape: Shape, steps: Mapping[str, Sequence[Mapping[str, float]]]) -> list[tuple]:  # type: ignore[type-arg]
+    """Print medians, spread and ratios; the rows."""
+    peak = max(one["matmul"] for ones in steps.values() for one in ones)
+    medians = {tool: statistics.median(one["step_s"] for one in steps[tool]) for tool in steps}
+    ours = medians.get("lmkit-c", medians.get("lmkit", math.nan))
     rows = []
-    llama = statistics.median(block["step_s"] for block in blocks.get("llama", blocks["lmkit"]))
-    for tool, ones in blocks.items():
-        seconds = [block["step_s"] for block in ones]
-        median = statistics.median(seconds)
-        tokens = BATCH * CONTEXT / median
-        share = tokens * flops_per_token() / peak
-        spread = f"{min(seconds):.3f}-{max(seconds):.3f}"
-        memory = max(block["peak_mib"] for block in ones)
-        rows.append((tool, tokens, share, median, spread, memory, llama / median))
-    harness.table(
-        ("tool", "tokens/s", "of peak", "s a step", "spread", "peak MiB", "against llama"), rows
-    )
-    record = {
-        "shape": SHAPE,
-        "batch": BATCH,
-        "context": CONTEXT,
-        "threads": THREADS,
-        "matmul_peak": peak,
-        "starts": starts,
-        "blocks": blocks,
-        "table": rows,
-    }
-    harness.keep("train_step", record, ("torch", "transformers"))
+    for tool, ones in steps.items():
+        seconds = sorted(one["step_s"] for one in ones)
+        tokens = shape.batch * shape.context / medians[tool]
+        share = tokens * shape.flops_per_token() / peak
+        spread = f"{seconds[0]:.3f}-{seconds[-1]:.3f}"
+        memory = round(max(one["peak_mib"] for one in ones))
+        rows.append(
+            (tool, round(tokens), share, medians[tool], spread, memory, medians[tool] / ours)
+        )
+    header = ("tool", "tokens/s", "of peak", "s a step", "spread", "peak MiB", "lmkit is x faster")
+    harness.table(header, rows)
+    return rows
+
+
+def aside(rounds: int) -> dict[str, list[float]]:
+    """Seconds a save stalls the loop and takes in all, and an evaluation against forward passes."""
+    import tempfile
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+
+    from lmkit.config import ModelConfig
+    from lmkit.lm.checkpoint_writer import CheckpointWriter
+    from lmkit.lm.evaluate import evaluate_loss
+    from lmkit.lm.model import Transformer
+
+    torch.set_num_threads(THREADS)
+    shape = Shape()
+    model = Transformer(ModelConfig(vocab_size=1000, d_model=256, n_layers=4, n_heads=4, d_ff=704))
+    moments = {name: torch.zeros(2, *p.shape) for name, p in model.state_dict().items()}
+    state = {"model": model.state_dict(), "optimizer": moments, "iteration": 1}
+    tokens = np.random.default_rng(0).integers(1000, size=200_000).astype(np.int32)
+    found: dict[str, list[float]] = {"stall": [], "write": [], "evaluation": [], "forward": []}
+    with tempfile.TemporaryDirectory() as folder:
+        writer = CheckpointWriter(Path(folder), 1, print)
+        for turn in range(rounds):
+            start = time.perf_counter()
+            writer.write([Path(folder) / f"checkpoint_{turn}.pt"], state)
+            found["stall"].append(time.perf_counter() - start)
+            writer.wait()
+            found["write"].append(time.perf_counter() - start)
+    inputs, targets = batch_of(shape)
+    for _ in range(rounds):
+        start = time.perf_counter()
+        with torch.no_grad():
+            for _ in range(10):
+                model(inputs, targets)
+        found["forward"].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        evaluate_loss(
+            model, tokens, batch_size=shape.batch, context_length=shape.context, num_batches=10
+        )
+        found["evaluation"].append(time.perf_counter() - start)
+    rows = [(name, statistics.median(ones), min(ones), max(ones)) for name, ones in found.items()]
+    harness.table(("small model, 10 batches", "median s", "min", "max"), rows)
+    return found
+
+
+def main() -> None:
+    """Measure the tables asked for; keep the record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--worker")
+    parser.add_argument("--tables", nargs="*", default=[*TABLES, "aside"])
+    parser.add_argument("--tools", nargs="*", help="of each table, only these")
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    if options.worker:
+        worker(options.worker, TABLES[options.tables[0]][0])
+        return
+    record: dict[str, object] = {}
+    for name in options.tables:
+        if name == "aside":
+            record[name] = aside(options.rounds)
+            continue
+        shape, tools = TABLES[name]
+        print(f"\n{name}: batch {shape.batch} x {shape.context}, {THREADS} threads, float32\n")
+        chosen = [tool for tool in tools if not options.tools or tool in options.tools]
+        steps = measure(name, chosen, options.rounds)
+        record[name] = {"shape": vars(shape), "table": report(shape, steps), "steps": steps}
+    only = "" if len(options.tables) > len(TABLES) else f"-{options.tables[0]}"
+    harness.keep(f"train_step{only}", record, ("torch", "transformers"))
 
 
 if __name__ == "__main__":

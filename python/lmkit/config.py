@@ -12,15 +12,14 @@ are :class:`~lmkit.errors.UsageError` and name the flag as it is typed. Imports 
 from __future__ import annotations
 
 import dataclasses
-import math
 import tomllib
-import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from lmkit.errors import MissingFileError, SystemRefusedError, UsageError
+from lmkit.setting import Setting, check_settings, own_settings, setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -57,6 +56,17 @@ PRESETS: dict[str, dict[str, int]] = {
         "batch_size": 64,
         "max_iters": 500_000,
     },
+    # The CPU setting of the CS336 course's first assignment, on its TinyStories corpus.
+    "cs336-tinystories": {
+        "vocab_size": 10_000,
+        "d_model": 512,
+        "n_layers": 4,
+        "n_heads": 16,
+        "d_ff": 1344,
+        "context_length": 256,
+        "batch_size": 32,
+        "max_iters": 5_000,
+    },
 }
 
 # The tables of config.toml, in its order and that of help, which shows the longer names.
@@ -66,115 +76,8 @@ GROUPS: dict[str, str] = {
     "data": "Data and checkpoints",
     "logging": "Logging and evaluation",
     "device": "Device",
+    "sampling": "Sampling",
 }
-
-
-def setting(
-    default: object,
-    sentence: str,
-    *,
-    group: str,
-    metavar: str | None = None,
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-    choices: tuple[str, ...] = (),
-) -> Any:  # noqa: ANN401 - dataclass fields take any default
-    """A config field: its default, the sentence its help shows, and its limits."""
-    limits = {"above": above, "at_least": at_least, "below": below}
-    metadata = {"sentence": sentence, "group": group, "metavar": metavar, "choices": choices}
-    return dataclasses.field(default=default, metadata=metadata | limits)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a config field says of itself; flags, help and checks are made from it."""
-
-    name: str
-    kind: type
-    optional: bool
-    default: object
-    sentence: str
-    group: str
-    metavar: str | None
-    choices: tuple[str, ...]
-    above: float | None
-    at_least: float | None
-    below: float | None
-
-    @property
-    def flag(self) -> str:
-        """The flag as it is typed."""
-        return f"--{self.name}"
-
-    def check(self, value: object) -> object:
-        """The value as its field's type, or a UsageError naming the flag."""
-        if value is None or (self.optional and value == "none"):
-            if self.optional:
-                return None
-            raise UsageError(f"{self.flag} cannot be none")
-        value = self._typed(value)
-        if self.choices and value not in self.choices:
-            listed = f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
-            raise UsageError(f"{self.flag} must be {listed}, not {value!r}")
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            self._check_limits(value)
-        return value
-
-    def _typed(self, value: object) -> object:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if self.kind is float and is_number:
-            return float(typing.cast("float", value))
-        if self.kind is int and isinstance(value, float) and value.is_integer():
-            return int(value)
-        if self.kind is str and isinstance(value, Path):
-            return str(value)
-        if not isinstance(value, self.kind) or (self.kind is int and not is_number):
-            kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-            raise UsageError(f"{self.flag} must be {kinds[self.kind]}, not {value!r}")
-        return value
-
-    def _check_limits(self, value: float) -> None:
-        if not math.isfinite(value):
-            raise UsageError(f"{self.flag} must be a finite number, not {value}")
-        limits: list[str] = []
-        if self.above is not None:
-            limits.append(f"above {self.above}")
-        if self.at_least is not None:
-            limits.append(f"at least {self.at_least}")
-        if self.below is not None:
-            limits.append(f"below {self.below}")
-        if (
-            (self.above is not None and value <= self.above)
-            or (self.at_least is not None and value < self.at_least)
-            or (self.below is not None and value >= self.below)
-        ):
-            raise UsageError(f"{self.flag} must be {' and '.join(limits)}, not {value}")
-
-
-def own_settings(config_class: type) -> dict[str, Setting]:
-    """The settings of one config class by name, those of a nested config left out."""
-    hints = typing.get_type_hints(config_class)
-    found: dict[str, Setting] = {}
-    for field in dataclasses.fields(config_class):
-        if "sentence" not in field.metadata:
-            continue
-        hint = str if field.metadata["choices"] else hints[field.name]  # a Literal of strings
-        kinds = typing.get_args(hint) or (hint,)
-        found[field.name] = Setting(
-            name=field.name,
-            kind=next(kind for kind in kinds if kind is not types.NoneType),
-            optional=types.NoneType in kinds,
-            default=field.default,
-            **field.metadata,
-        )
-    return found
-
-
-def check_settings(config: object) -> None:
-    """Replace each field of a frozen config by its checked value; for ``__post_init__``."""
-    for name, one in own_settings(type(config)).items():
-        object.__setattr__(config, name, one.check(getattr(config, name)))
 
 
 @dataclass(frozen=True)
@@ -202,8 +105,23 @@ class ModelConfig:
         at_least=1,
     )
 
+    n_kv_heads: int | None = setting(
+        None,
+        "Let the heads share N heads of keys and values; must divide n_heads.  [default: n_heads]",
+        group="model",
+        at_least=1,
+    )
+    qk_norm: bool = setting(False, "Normalise queries and keys.", group="model")
+    tie_embeddings: bool = setting(
+        False, "Use the embedding's weights as the head's too.", group="model"
+    )
+
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.n_kv_heads is not None and self.n_heads % self.n_kv_heads:
+            raise UsageError(
+                f"--n_heads {self.n_heads} is not divisible by --n_kv_heads {self.n_kv_heads}"
+            )
         if self.d_model % self.n_heads:
             raise UsageError(
                 f"--d_model {self.d_model} is not divisible by --n_heads {self.n_heads}",
@@ -234,13 +152,24 @@ class TrainConfig:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
 
     batch_size: int = setting(
-        32, "Train on N sequences a micro-batch.", group="training", at_least=1
+        32,
+        "Train on N sequences a micro-batch; auto takes as many as fit, and accumulates the rest.",
+        group="training",
+        at_least=1,
+        metavar="N|auto",
+        words=("auto",),
     )
     context_length: int = setting(
         512, "Make each sequence N tokens long.", group="training", at_least=1
     )
+    optimizer: Literal["adamw", "muon"] = setting(
+        "adamw",
+        "Update with AdamW; or the blocks' matrices with Muon, scaled to AdamW's rates.",
+        group="training",
+        choices=("adamw", "muon"),
+    )
     learning_rate: float = setting(
-        3e-4, "Step size of AdamW, the highest of the schedule.", group="training", above=0
+        3e-4, "Step size of the optimizer, the highest of the schedule.", group="training", above=0
     )
     weight_decay: float = setting(
         0.01, "Shrink weights by this times the learning rate.", group="training", at_least=0
@@ -256,6 +185,19 @@ class TrainConfig:
     )
     max_grad_norm: float | None = setting(
         1.0, "Clip the gradient's norm to this; none to leave it be.", group="training", above=0
+    )
+    z_loss: float = setting(
+        0.0,
+        "Keep logits from drifting by this much, 1e-4 for example; not part of the loss told.",
+        group="training",
+        at_least=0,
+    )
+    ema_decay: float | None = setting(
+        None,
+        "Evaluate a moving average of the weights with this memory, 0.999 for example.",
+        group="training",
+        above=0,
+        below=1,
     )
     max_iters: int = setting(100_000, "Stop after N steps in all.", group="training", at_least=0)
     grad_accum_steps: int = setting(
@@ -276,6 +218,26 @@ class TrainConfig:
     lr_decay_iters: int | None = setting(
         None, "Reach min_lr after N steps.  [default: max_iters]", group="training", at_least=1
     )
+    max_time: float | None = setting(
+        None,
+        "Save and stop after this long, such as 3h50m; leave a batch queue time for the save.",
+        group="training",
+        metavar="TIME",
+        above=0,
+        duration=True,
+    )
+    max_bad_steps: int = setting(
+        5,
+        "Skip at most N updates in a row whose loss or gradient is not a number.",
+        group="training",
+        at_least=0,
+    )
+    on_bad_steps: Literal["stop", "rollback"] = setting(
+        "stop",
+        "After more of them: stop, or go back to the last good checkpoint and past that data.",
+        group="training",
+        choices=("stop", "rollback"),
+    )
     seed: int = setting(
         0, "Seed of the weights and the order of the data.", group="training", at_least=0
     )
@@ -294,11 +256,20 @@ class TrainConfig:
     )
     train_data: str | None = setting(
         None,
-        "Token file to train on (.npy or .bin).  [required]",
+        "Token file to train on (.npy or .bin), or text, tokenized beside it once; several by "
+        "weight as books.npy=3,code.npy=1.  [required]",
         group="data",
         metavar="FILE",
     )
-    val_data: str | None = setting(None, "Token file to validate on.", group="data", metavar="FILE")
+    val_data: str | None = setting(
+        None, "Token file, or text, to validate on.", group="data", metavar="FILE"
+    )
+    sampling: Literal["random", "epoch"] = setting(
+        "random",
+        "Learn from windows at random places, or from each window of the data once an epoch.",
+        group="data",
+        choices=("random", "epoch"),
+    )
     checkpoint_dir: str = setting(
         "./checkpoints",
         "Folder of the run: checkpoints, metrics.jsonl, config.toml, train.log.",
@@ -312,6 +283,14 @@ class TrainConfig:
         metavar="FILE|latest",
     )
 
+    keep_last: int | None = setting(
+        None,
+        "Keep the N newest checkpoints only; the best by validation loss is best.pt.  "
+        "[default: all]",
+        group="data",
+        at_least=1,
+    )
+
     log_interval: int = setting(100, "Print the loss every N steps.", group="logging", at_least=1)
     eval_interval: int = setting(1000, "Validate every N steps.", group="logging", at_least=1)
     save_interval: int = setting(
@@ -319,6 +298,10 @@ class TrainConfig:
     )
     num_eval_batches: int = setting(
         100, "Validate on N batches, always the same.", group="logging", at_least=1
+    )
+
+    sample_prompt: str | None = setting(
+        None, "Let the model continue TEXT at each evaluation.", group="logging"
     )
 
     device: str = setting(
@@ -396,6 +379,41 @@ class TrainConfig:
             raise UsageError("no data given: pass --train_data", hint="lmkit tokenize makes it")
 
 
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How text is drawn from a model: the flags of ``lmkit generate``."""
+
+    max_new_tokens: int = setting(
+        256, "Stop after N tokens, if no end of text comes before.", group="sampling", at_least=0
+    )
+    temperature: float = setting(
+        1.0,
+        "Take fewer risks below 1, more above; 0 always takes the likeliest token.",
+        group="sampling",
+        at_least=0,
+    )
+    top_k: int | None = setting(
+        None, "Choose among the N likeliest tokens only.", group="sampling", at_least=1
+    )
+    top_p: float | None = setting(
+        None,
+        "Choose among the fewest likeliest tokens that have probability X together.",
+        group="sampling",
+        above=0,
+        at_most=1,
+    )
+    seed: int | None = setting(
+        None,
+        "Give the same text for the same N.  [default: another each time]",
+        group="sampling",
+        at_least=0,
+    )
+    num_samples: int = setting(1, "Write N texts.", group="sampling", at_least=1)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
 def settings(config_class: type) -> dict[str, Setting]:
     """All settings of a config class by name, those of a nested model included, in help's order."""
     found = dict(own_settings(config_class))
@@ -437,7 +455,8 @@ def expand_preset(given: Mapping[str, object]) -> dict[str, object]:
     if preset is None:
         return values
     if preset not in PRESETS:
-        raise UsageError(f"--preset must be small, medium or large, not {preset!r}")
+        *others, last = PRESETS
+        raise UsageError(f"--preset must be {', '.join(others)} or {last}, not {preset!r}")
     return {**PRESETS[str(preset)], **values}
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lmkit.errors import UsageError
-from lmkit.lm.batches import TokenBatches, fixed_windows, sample_batch
+from lmkit.lm.batches import Mixture, Shuffle, TokenBatches, fixed_windows, sample_batch
 
 TOKENS = np.arange(1000, dtype=np.int32)
 
@@ -108,3 +108,72 @@ def test_fixed_windows_are_spread_and_share_nothing():
     assert fixed_windows(11, 10, 3).tolist() == [0]
     with pytest.raises(UsageError, match="the validation data holds 10 tokens"):
         fixed_windows(10, 10, None)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 65, 1000, 4097])
+def test_a_shuffle_has_every_number_once(size):
+    order = Shuffle(size, seed=3, epoch=0)
+    found = order(np.arange(size))
+    assert sorted(found.tolist()) == list(range(size))
+    assert order(np.array([size - 1])).tolist() == [found[-1]]
+    if size > 7:
+        assert found.tolist() != Shuffle(size, seed=3, epoch=1)(np.arange(size)).tolist()
+        assert found.tolist() != Shuffle(size, seed=4, epoch=0)(np.arange(size)).tolist()
+
+
+def test_a_shuffle_favours_no_place():
+    """Where number 0 comes, over many epochs, is spread evenly: chi-squared within six sigma."""
+    size, epochs = 16, 4000
+    places = [Shuffle(size, 0, epoch)(np.arange(size)).argmin() for epoch in range(epochs)]
+    counts = np.bincount(places, minlength=size)
+    expected = epochs / size
+    chi_squared = float(((counts - expected) ** 2 / expected).sum())
+    assert chi_squared < size - 1 + 6 * (2 * (size - 1)) ** 0.5
+
+
+def test_an_epoch_takes_every_window_once_whatever_the_batch():
+    tokens = np.arange(1003, dtype=np.int32)
+    one = TokenBatches(tokens, batch_size=5, context_length=10, seed=1, sampling="epoch")
+    starts = np.concatenate([one.starts(step) for step in range(1, 41)])
+    first, second = starts[:100], starts[100:]
+    for epoch in (first, second):
+        # 1,002 targets make 100 windows of 10; 2 are left out, at an end.
+        assert len(set(epoch.tolist())) == 100
+        assert len(set((epoch % 10).tolist())) == 1
+        assert epoch.min() in {0, 1, 2}
+        assert epoch.max() == epoch.min() + 990
+    assert first.tolist() != second.tolist()
+    # The order is a function of seed and row alone.
+    other = TokenBatches(
+        tokens, batch_size=2, context_length=10, seed=1, grad_accum_steps=2, sampling="epoch"
+    )
+    assert np.concatenate([other.starts(step) for step in range(1, 51)]).tolist() == starts.tolist()
+
+
+def test_an_epoch_of_one_window():
+    batches = TokenBatches(np.arange(11), batch_size=2, context_length=10, sampling="epoch")
+    assert batches.starts(7).tolist() == [0, 0]
+
+
+def test_a_mixture_draws_by_weight_and_never_across_an_edge():
+    parts = [np.arange(500), Reader(np.arange(1000, 1100)), np.arange(2000, 2011)]
+    mixture = Mixture(parts, [2, 1, 1])
+    assert len(mixture) == 611
+    batches = TokenBatches(mixture, batch_size=64, context_length=10, seed=1)
+    rows = np.concatenate([batches.batch(step)[0].numpy() for step in range(1, 33)])
+    assert (np.diff(rows) == 1).all()
+    shares = np.bincount(rows[:, 0] // 1000, minlength=3) / len(rows)
+    assert np.abs(shares - [0.5, 0.25, 0.25]).max() < 6 * 0.5 / len(rows) ** 0.5
+    assert set(rows[rows[:, 0] >= 2000][:, 0]) == {2000}
+    again = TokenBatches(mixture, batch_size=16, context_length=10, seed=1, grad_accum_steps=4)
+    assert torch.equal(again.batch(5)[0], batches.batch(5)[0])
+
+
+def test_a_mixture_refuses_a_part_too_short_and_epochs():
+    with pytest.raises(UsageError, match="holds 10 tokens, too few"):
+        TokenBatches(
+            Mixture([np.arange(99), np.arange(10)], [1, 1]), batch_size=1, context_length=10
+        )
+    mixture = Mixture([np.arange(99), np.arange(99)], [1, 1])
+    with pytest.raises(UsageError, match="--sampling epoch takes one"):
+        TokenBatches(mixture, batch_size=1, context_length=10, sampling="epoch")

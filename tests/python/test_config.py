@@ -71,7 +71,10 @@ def test_a_preset_is_beneath_what_is_given(preset):
         ({"min_lr": 1e-5}, "--min_lr has no effect with --lr_schedule constant"),
         ({"min_lr": 1.0, "lr_schedule": "cosine"}, "--min_lr 1.0 is above --learning_rate"),
         ({"lr_schedule": "wsd", "warmup_iters": 5, "max_iters": 4}, "--warmup_iters 5 is above"),
-        ({"preset": "tiny"}, "--preset must be small, medium or large, not 'tiny'"),
+        (
+            {"preset": "tiny"},
+            "--preset must be small, medium, large or cs336-tinystories, not 'tiny'",
+        ),
         ({"learnin_rate": 1}, "unknown setting learnin_rate"),
         ({"d_model": None}, "--d_model cannot be none"),
     ],
@@ -128,3 +131,19 @@ def test_every_setting_has_its_sentence():
     for one in settings(TrainConfig).values():
         assert one.sentence[0].isupper()
         assert "." in one.sentence
+
+
+@pytest.mark.parametrize(
+    ("typed", "seconds"),
+    [("3h50m", 13_800), ("1d", 86_400), ("90s", 90), ("90", 90), ("1h 30min", 5_400), (1.5, 1.5)],
+)
+def test_a_time_may_be_typed_in_its_units(typed, seconds):
+    config = TrainConfig(max_time=typed)
+    assert config.max_time == seconds
+    assert from_toml(TrainConfig, to_toml(config)) == config
+
+
+@pytest.mark.parametrize("typed", ["", "soon", "3x", "50m3h", "-5", "0s"])
+def test_what_is_no_time_is_said(typed):
+    with pytest.raises(UsageError, match="--max_time must be"):
+        TrainConfig(max_time=typed)

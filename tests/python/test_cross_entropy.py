@@ -64,3 +64,17 @@ def test_a_large_vocabulary_takes_the_chunks(monkeypatch):
     chunked = head_cross_entropy(hidden.view(1, 37, 16), weight, targets.view(1, 37))
     assert "Chunked" in type(chunked.grad_fn).__name__
     torch.testing.assert_close(chunked, plain)
+
+
+@pytest.mark.parametrize("chunked_from", [100, 1 << 24], ids=["chunks", "whole"])
+def test_z_loss_is_in_the_gradient_and_not_in_the_value(chunked_from, monkeypatch):
+    hidden, weight, targets = inputs(dtype=torch.float32)
+    plain = functional.cross_entropy(hidden @ weight.T, targets)
+    pull = 0.1 * (hidden @ weight.T).logsumexp(-1).square().mean()
+    expected = torch.autograd.grad(plain + pull, (hidden, weight))
+    monkeypatch.setattr(cross_entropy, "CHUNKED_FROM_LOGITS", chunked_from)
+    monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", 505)
+    loss = head_cross_entropy(hidden, weight, targets, z_loss=0.1)
+    torch.testing.assert_close(loss, plain)
+    for one, other in zip(torch.autograd.grad(loss, (hidden, weight)), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)

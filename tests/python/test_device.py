@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from lmkit.config import ModelConfig, TrainConfig
+from lmkit.config import PRESETS, ModelConfig, TrainConfig, train_config
 from lmkit.errors import UsageError
-from lmkit.lm import cross_entropy, device
+from lmkit.lm import cross_entropy, device, preparation
 from lmkit.lm.device import Device, compile_model, find_device, resolve
+from lmkit.lm.estimate import compiling_pays
 from lmkit.lm.model import Transformer
 
 
@@ -17,8 +18,48 @@ def cpu_only(monkeypatch):
 
 
 @pytest.mark.usefixtures("cpu_only")
-def test_a_machine_without_accelerator_computes_in_float32_uncompiled():
-    assert resolve(TrainConfig()) == Device(torch.device("cpu"), torch.float32, compile=False)
+def test_a_machine_without_accelerator_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(device, "_missing_compiler", lambda _: None)
+    cpu = torch.device("cpu")
+    assert resolve(TrainConfig()) == Device(cpu, torch.float32, compile=True)
+    assert resolve(TrainConfig(), compiling_pays=False) == Device(cpu, torch.float32, compile=False)
+    assert resolve(TrainConfig(compile="on"), compiling_pays=False).compile
+    assert not resolve(TrainConfig(compile="off")).compile
+
+
+def test_compiling_pays_for_the_presets_and_not_for_a_trial():
+    assert all(compiling_pays(train_config({"preset": preset})) for preset in PRESETS)
+    assert compiling_pays(TrainConfig())
+    assert not compiling_pays(train_config({"preset": "small", "max_iters": 200}))
+
+
+def test_a_resumed_run_compiles_as_it_did(monkeypatch):
+    monkeypatch.setattr(device, "_missing_compiler", lambda _: None)
+    for compiled in (True, False):
+        for config in (TrainConfig(device="cpu"), TrainConfig(device="cpu", max_iters=1)):
+            settings = {"device": "cpu", "compile": compiled}
+            start = preparation._Start(config, True, False, "some.pt", {"settings": settings})
+            assert preparation._device(start).compile == compiled
+    old = preparation._Start(TrainConfig(device="cpu"), True, False, "some.pt", {})
+    assert preparation._device(old).compile
+
+
+def test_only_calls_of_the_first_shape_are_compiled(monkeypatch):
+    compiled = []
+
+    def noting(function, **_options):
+        def call(x):
+            compiled.append(tuple(x.shape))
+            return function(x)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", noting)
+    model = torch.nn.Linear(2, 2)
+    compile_model(model, pytest.fail)
+    for rows in (3, 3, 1, 3):
+        assert model(torch.ones(rows, 2)).shape == (rows, 2)
+    assert compiled == [(3, 2)] * 3
 
 
 @pytest.mark.usefixtures("cpu_only")
@@ -43,7 +84,7 @@ def test_auto_prefers_cuda_then_mps(monkeypatch):
 
 
 def test_bfloat16_is_used_when_asked_for_with_a_word_on_slow_cpus(monkeypatch):
-    monkeypatch.setattr(device, "_cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(device, "cpu_has_bfloat16", lambda: False)
     found = resolve(TrainConfig(device="cpu", precision="bfloat16"))
     assert found.dtype == torch.bfloat16
     assert "no bfloat16 units" in found.notices[0]

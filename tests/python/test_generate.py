@@ -179,7 +179,7 @@ def test_nothing_of_the_model_or_of_torchs_generator_changes():
     ("option", "message"),
     [
         ({"temperature": -1}, "--temperature must be at least 0"),
-        ({"temperature": float("nan")}, "--temperature must be at least 0"),
+        ({"temperature": float("nan")}, "--temperature must be a finite number"),
         ({"top_k": 0}, "--top_k must be at least 1"),
         ({"top_p": 0.0}, "--top_p must be above 0"),
         ({"top_p": 1.5}, "--top_p must be above 0"),

@@ -1,5 +1,6 @@
 """The Transformer: shapes, names, causality, positions, the cache, initialisation."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -164,3 +165,51 @@ def test_a_shape_that_cannot_be_is_refused():
         Attention(10, 4)
     with pytest.raises(UsageError, match="head width of 5 is odd"):
         RotaryEmbedding(5, 8)
+
+
+def test_shared_keys_and_values_equal_heads_that_are_copies():
+    """Grouped-query attention is attention whose key and value heads repeat."""
+    torch.manual_seed(0)
+    shared = Attention(32, 4, RotaryEmbedding(8, 24), n_kv_heads=2)
+    whole = Attention(32, 4, RotaryEmbedding(8, 24))
+    state = shared.state_dict()
+    for name in ("k_proj.weight", "v_proj.weight"):
+        assert state[name].shape == (16, 32)
+        state[name] = state[name].unflatten(0, (2, 8)).repeat_interleave(2, 0).flatten(0, 1)
+    whole.load_state_dict(state)
+    x = torch.randn(2, 9, 32)
+    torch.testing.assert_close(shared(x), whole(x))
+
+
+def test_normalised_queries_and_keys_do_not_depend_on_their_size():
+    torch.manual_seed(0)
+    attention = Attention(32, 4, RotaryEmbedding(8, 24), qk_norm=True)
+    assert attention.q_norm.weight.shape == (8,)
+    x = torch.randn(2, 9, 32)
+    before = attention(x)
+    with torch.no_grad():
+        attention.q_proj.weight.mul_(50)
+        attention.k_proj.weight.mul_(7)
+    torch.testing.assert_close(attention(x), before, atol=1e-4, rtol=1e-3)
+
+
+def test_tied_embeddings_are_one_tensor_that_counts_once():
+    tied = dataclasses.replace(SMALL, tie_embeddings=True)
+    model, untied = Transformer(tied), small_model()
+    assert model.lm_head.weight is model.token_embeddings.weight
+    assert model.parameter_count() == untied.parameter_count() - 61 * 32
+    assert model.flops_per_token(24) == untied.flops_per_token(24)
+
+
+def test_the_cache_serves_shared_and_normalised_heads_too():
+    config = dataclasses.replace(SMALL, n_kv_heads=2, qk_norm=True, tie_embeddings=True)
+    model, ids = Transformer(config, torch.Generator().manual_seed(0)), some_ids(2, 9)
+    cache = model.new_cache()
+    steps = [model.next_token_logits(ids[:, :4], cache)]
+    steps += [model.next_token_logits(ids[:, n : n + 1], cache) for n in range(4, 9)]
+    torch.testing.assert_close(torch.stack(steps, 1), model(ids)[:, 3:])
+
+
+def test_heads_that_cannot_be_shared_are_refused():
+    with pytest.raises(UsageError, match="--n_heads 4 is not divisible by --n_kv_heads 3"):
+        dataclasses.replace(SMALL, n_kv_heads=3)

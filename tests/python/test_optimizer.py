@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from lmkit.config import ModelConfig, TrainConfig
+from lmkit.lm import optimizer as optimizer_module
 from lmkit.lm.model import Transformer
+from lmkit.lm.muon import Float32Muon, orthogonalised
 from lmkit.lm.optimizer import clip_gradients, make_optimizer, set_learning_rate
 
 TINY = ModelConfig(vocab_size=11, d_model=8, n_layers=1, n_heads=2, max_seq_len=16, d_ff=12)
@@ -66,3 +68,84 @@ def test_clipping_returns_the_norm_before_and_keeps_directions(limit):
     torch.testing.assert_close(norm, before.norm())
     scale = 1.0 if limit is None else min(1.0, limit / (before.norm().item() + 1e-6))
     torch.testing.assert_close(after, before * scale)
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(monkeypatch):
+    monkeypatch.setattr(optimizer_module, "cpu_has_bfloat16", lambda: True)  # so torch's own
+    config = TrainConfig(model=TINY, context_length=8, optimizer="muon", learning_rate=0.01)
+    model = Transformer(TINY, torch.Generator().manual_seed(0))
+    twin = Transformer(TINY, torch.Generator().manual_seed(0))
+    optimizer = make_optimizer(model, config)
+    matrices = {name for name, p in model.named_parameters() if "layers" in name and p.ndim == 2}
+    named = dict(twin.named_parameters())
+    muon = torch.optim.Muon(
+        [named[name] for name in named if name in matrices],
+        lr=0.01,
+        weight_decay=0.01,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    others = [p for name, p in named.items() if name not in matrices]
+    decay = {"lm_head.weight"}
+    adamw = torch.optim.AdamW(
+        [
+            {"params": [named["lm_head.weight"]], "weight_decay": 0.01},
+            {"params": [p for n, p in named.items() if n not in matrices | decay]},
+        ],
+        lr=0.01,
+        weight_decay=0.0,
+        fused=True,
+    )
+    assert len(others) == 5
+    ids = torch.arange(9).reshape(1, 9)
+    for _ in range(3):
+        for one in (model, twin):
+            one.zero_grad()
+            one(ids[:, :-1], ids[:, 1:]).backward()
+        optimizer.step()
+        muon.step()
+        adamw.step()
+    for (name, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_the_rate_reaches_both_and_foreign_states_are_refused():
+    config = TrainConfig(model=TINY, context_length=8, optimizer="muon")
+    optimizer = make_optimizer(Transformer(TINY), config)
+    set_learning_rate(optimizer, 0.5)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5}
+    optimizer.load_state_dict(optimizer.state_dict())
+    with pytest.raises(ValueError, match="not of Muon with AdamW"):
+        optimizer.load_state_dict({"state": {}, "param_groups": []})
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (24, 8), (8, 24)])
+def test_muon_in_float32_is_torchs_own_but_for_its_rounding(shape):
+    """And their states fit each other."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator)
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    settings = {"lr": 0.1, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    one, other = Float32Muon([ours], **settings), torch.optim.Muon([theirs], **settings)
+    for _ in range(4):
+        ours.grad = torch.randn(shape, generator=generator)
+        theirs.grad = ours.grad.clone()
+        one.step()
+        other.step()
+    moved = (theirs.detach() - start).norm()
+    assert (ours.detach() - theirs.detach()).norm() < 0.02 * moved
+    other.load_state_dict(one.state_dict())
+    one.load_state_dict(other.state_dict())
+    assert torch.equal(one.state[ours]["momentum_buffer"], other.state[theirs]["momentum_buffer"])
+
+
+def test_orthogonalised_has_singular_values_near_one():
+    matrix = torch.randn(12, 30, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalised(matrix, (3.4445, -4.775, 2.0315), 5, 1e-7))
+    assert 0.6 < values.min() <= values.max() < 1.3
+
+
+def test_a_cpu_that_emulates_bfloat16_is_spared_it(monkeypatch):
+    config = TrainConfig(model=TINY, context_length=8, optimizer="muon")
+    for units, kind in ((False, Float32Muon), (True, torch.optim.Muon)):
+        monkeypatch.setattr(optimizer_module, "cpu_has_bfloat16", lambda units=units: units)
+        assert type(make_optimizer(Transformer(TINY), config)._both["muon"]) is kind

@@ -20,7 +20,7 @@ from lmkit.errors import (
 from lmkit.lm import training_data
 from lmkit.lm.checkpoint import checkpoints_in
 from lmkit.lm.trainer import Trainer
-from tiny_run import make_inputs, one_thread, settings, train
+from tiny_run import losses, make_inputs, one_thread, resume, settings, train
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -123,6 +123,32 @@ def test_the_sidecar_of_untouched_data_spares_the_pass_over_it(
     assert read
 
 
+def test_text_is_tokenized_beside_it_once(
+    inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    text, run = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("what there is to learn, " * 40)
+    given = {**inputs, "train_data": str(text), "val_data": None}
+    train(given, run, max_iters=2)
+    [made] = tmp_path.glob("text.txt.*.npy")
+    assert f"{text} is text: tokenizing it into {made}" in capsys.readouterr().err
+    assert lmkit.open_tokens(made)[:4].tolist() == list(b"what")
+    before = made.stat().st_mtime_ns
+    train(given, tmp_path / "again", max_iters=2)
+    assert "which was made of it before" in capsys.readouterr().err
+    assert made.stat().st_mtime_ns == before
+    assert losses(run) == losses(tmp_path / "again")
+
+    text.write_text("something else to learn, " * 40)
+    train(given, tmp_path / "third", max_iters=2)
+    assert lmkit.open_tokens(made)[:4].tolist() == list(b"some")
+    # A .npy under another name is what it is, and a folder is neither.
+    made.rename(tmp_path / "ids")
+    train({**given, "train_data": str(tmp_path / "ids")}, tmp_path / "fourth", max_iters=2)
+    assert losses(tmp_path / "fourth") == losses(tmp_path / "third")
+    assert "is a folder" in str(refused(inputs, tmp_path / "fifth", train_data=str(tmp_path)))
+
+
 def test_data_of_another_tokenizer(inputs: dict[str, str], tmp_path: Path):
     """The sidecar says which tokenizer made the data."""
     other = json.loads(Path(inputs["vocab_path"]).read_text())
@@ -206,3 +232,48 @@ def test_the_loss_is_the_mean_over_the_whole_batch(inputs: dict[str, str], tmp_p
     parts = train(inputs, four, max_iters=1, batch_size=1, grad_accum_steps=4)
     assert parts[0]["loss"] == pytest.approx(whole[0]["loss"], abs=1e-5)
     assert parts[0]["grad_norm"] == pytest.approx(whole[0]["grad_norm"], rel=1e-4)
+
+
+def test_a_prompt_is_continued_at_each_evaluation_and_disturbs_nothing(
+    inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    train(inputs, tmp_path / "without", max_iters=10)
+    capsys.readouterr()
+    train(inputs, tmp_path / "with", max_iters=10, sample_prompt="3 times")
+    printed = capsys.readouterr().out
+    assert printed.count("\nSample: 3 times") == 2
+    assert losses(tmp_path / "with") == losses(tmp_path / "without")
+
+
+def test_epochs_resume_bit_for_bit(inputs: dict[str, str], tmp_path: Path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(inputs, one, max_iters=8, sampling="epoch")
+    train(inputs, two, max_iters=5, sampling="epoch")
+    resume(two, max_iters=8)
+    assert losses(one) == losses(two)
+
+
+def test_several_files_are_mixed_by_weight_and_resume_bit_for_bit(
+    inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    mixed = f"{inputs['train_data']}=3,{inputs['val_data']}"
+    one, two = tmp_path / "one", tmp_path / "two"
+    train({**inputs, "train_data": mixed}, one, max_iters=8)
+    train({**inputs, "train_data": mixed}, two, max_iters=5)
+    resume(two, max_iters=8)
+    assert losses(one) == losses(two)
+    train(inputs, tmp_path / "three", max_iters=8)
+    assert losses(tmp_path / "three") != losses(one)
+    capsys.readouterr()
+    resume(two, max_iters=9, train_data=mixed.replace("=3", "=2"))
+    assert "is not the data of the checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("a.npy=x,b.npy", "'x' is no weight"), ("a.npy=0,b.npy", "must be above 0"), ("a,b", "a: no")],
+)
+def test_weights_that_are_none(inputs: dict[str, str], tmp_path: Path, typed: str, said: str):
+    error = refused(inputs, tmp_path / "run", train_data=typed)
+    assert error.exit_code == 2
+    assert said in str(error)

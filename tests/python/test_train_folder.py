@@ -13,7 +13,7 @@ import pytest
 
 from lmkit.errors import SystemRefusedError, UsageError
 from lmkit.lm.checkpoint import read_checkpoint, write_checkpoint
-from lmkit.lm.run_folder import RunFolder
+from lmkit.lm.run_folder import RunFolder, refuse_another_run
 
 HOLD = """
 import sys, time
@@ -72,11 +72,10 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path):
 
 def test_a_new_run_refuses_a_folder_with_checkpoints(tmp_path: Path):
     some_checkpoints(tmp_path, 5, 10)
-    with RunFolder(str(tmp_path), silence) as folder:
-        with pytest.raises(UsageError, match="already holds 2 checkpoints") as caught:
-            folder.refuse_another_run(force=False)
-        assert "--load_checkpoint latest" in (caught.value.hint or "")
-        assert "--force" in (caught.value.hint or "")
+    with pytest.raises(UsageError, match="already holds 2 checkpoints") as caught:
+        refuse_another_run(str(tmp_path), force=False)
+    assert "--load_checkpoint latest" in (caught.value.hint or "")
+    assert "--force" in (caught.value.hint or "")
 
 
 def test_force_sets_the_old_run_aside(tmp_path: Path):
@@ -84,7 +83,7 @@ def test_force_sets_the_old_run_aside(tmp_path: Path):
         some_checkpoints(tmp_path, 5)
         (tmp_path / "metrics.jsonl").write_text('{"iter": 1}\n')
         with RunFolder(str(tmp_path), silence) as folder:
-            folder.refuse_another_run(force=True)
+            refuse_another_run(str(tmp_path), force=True)
             folder.clear()
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {

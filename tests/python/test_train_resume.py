@@ -14,7 +14,14 @@ import torch
 
 from lmkit.cli import main
 from lmkit.errors import MismatchError, MissingFileError, UsageError
-from lmkit.lm.checkpoint import checkpoints_in, save_checkpoint
+from lmkit.lm import device
+from lmkit.lm.checkpoint import (
+    checkpoints_in,
+    load_model,
+    save_checkpoint,
+    write_checkpoint,
+)
+from lmkit.lm.generate import generate
 from lmkit.lm.model import Transformer
 from lmkit.lm.trainer import Trainer
 from tiny_run import (
@@ -126,6 +133,68 @@ def test_whenever_it_is_killed_a_whole_checkpoint_is_there(inputs: dict[str, str
     train(inputs, reference, max_iters=last)
     assert losses(run) == losses(reference)
     assert_same_checkpoints(run / f"checkpoint_{last}.pt", reference / f"checkpoint_{last}.pt")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_kv_heads": 1, "qk_norm": True, "tie_embeddings": True, "z_loss": 1e-3},
+        {"optimizer": "muon"},
+    ],
+    ids=["model", "muon"],
+)
+def test_every_kind_of_model_and_optimizer_resumes_bit_for_bit(
+    inputs: dict[str, str], straight: Path, tmp_path: Path, options: dict[str, object]
+):
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(inputs, one, max_iters=8, **options)
+    train(inputs, two, max_iters=5, **options)
+    resume(two, max_iters=8)
+    assert losses(one) == losses(two)
+    assert losses(one)[8] != losses(straight)[8]
+    assert_same_checkpoints(one / "checkpoint_8.pt", two / "checkpoint_8.pt")
+    generate_something(two)
+
+
+def generate_something(run: Path) -> None:
+    model, tokenizer = load_model(run)
+    assert list(generate(model, tokenizer, "1 times", max_new_tokens=3, seed=0))
+
+
+def test_a_checkpoint_from_before_there_were_these_settings_goes_on(halfway: Path, straight: Path):
+    path = halfway / "checkpoint_10.pt"
+    state = torch.load(path, weights_only=True)
+    later = ("n_kv_heads", "qk_norm", "tie_embeddings", "optimizer", "z_loss", "keep_last")
+    later += ("max_time", "max_bad_steps", "on_bad_steps")
+    for name in later:
+        del state["config"][name]
+    for name in ("bad_steps", "evaluation_due"):
+        del state[name]
+    write_checkpoint(path, state)
+    generate_something(halfway)
+    resume(halfway)
+    assert losses(halfway) == losses(straight)
+    assert_same_checkpoints(halfway / "checkpoint_20.pt", straight / "checkpoint_20.pt")
+
+
+def test_another_optimizer_is_refused(halfway: Path):
+    with pytest.raises(MismatchError, match="--optimizer muon"):
+        resume(halfway, optimizer="muon")
+
+
+@pytest.mark.slow
+def test_a_compiled_run_resumes_bit_for_bit(inputs: dict[str, str], tmp_path: Path):
+    if device._missing_compiler(torch.device("cpu")):
+        pytest.skip("no C++ compiler on this machine")
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    train(inputs, straight, max_iters=8, compile="on")
+    train(inputs, run, max_iters=4, compile="on")
+    resume(run, max_iters=8)
+    assert losses(run) == losses(straight)
+    assert_same_checkpoints(run / "checkpoint_8.pt", straight / "checkpoint_8.pt")
+    state = torch.load(run / "checkpoint_8.pt", weights_only=True)
+    assert state["settings"]["compile"]
+    assert not any("_orig_mod" in name for name in state["model"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -333,8 +402,6 @@ def test_the_configuration_repeats_the_run(straight: Path, tmp_path: Path):
 
 
 def test_a_checkpoint_says_all_that_its_model_is(straight: Path):
-    from lmkit.lm.checkpoint import load_model
-
     model, tokenizer = load_model(straight / "checkpoint_20.pt")
     assert isinstance(model, Transformer)
     assert not model.training

@@ -6,21 +6,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmkit.cli.options import Command, json_option, quiet_option
+from lmkit.cli.options import (
+    Command,
+    checkpoint_option,
+    device_option,
+    json_option,
+    notices,
+    quiet_option,
+)
 from lmkit.cli.progress import progress_bar
-from lmkit.errors import MismatchError, UsageError
+from lmkit.errors import UsageError
 
 if TYPE_CHECKING:
     from lmkit.lm.evaluate import Evaluation
 
 
 @click.command(cls=Command)
-@click.option(
-    "--checkpoint",
-    required=True,
-    metavar="PATH",
-    help="Measure this checkpoint, or the newest of this folder of them.",
-)
+@checkpoint_option("Measure this checkpoint, or the newest of this folder of them.")
 @click.option(
     "--data",
     required=True,
@@ -47,13 +49,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Take N batches spread over the file, always the same.  [default: all of it]",
 )
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="NAME",
-    help="Compute on auto, cpu, cuda, cuda:0 or mps.",
-)
+@device_option
 @json_option
 @quiet_option
 def command(
@@ -79,16 +75,13 @@ def command(
     from lmkit.lm import load_model
     from lmkit.lm.device import Device, find_device
     from lmkit.lm.evaluate import evaluate
+    from lmkit.lm.training_data import refuse_other_tokenizer
     from lmkit.token_file import TokenReader
 
     target = find_device(device)
     tokens = TokenReader(data)
-    model, tokenizer = load_model(checkpoint, lambda said: None if quiet else _tell(said))
-    if tokens.sidecar is not None and tokens.sidecar.tokenizer not in (None, tokenizer.fingerprint):
-        raise MismatchError(
-            f"{data} was made with another tokenizer than the model of {checkpoint}",
-            hint="tokenize the text with the tokenizer the model was trained with",
-        )
+    model, tokenizer = load_model(checkpoint, notices(quiet=quiet))
+    refuse_other_tokenizer(tokens, tokenizer, f"the one {checkpoint} was trained with")
     limit = model.config.max_seq_len
     if context_length is not None and context_length > limit:
         raise UsageError(
@@ -129,7 +122,3 @@ def _json(result: "Evaluation") -> str:
     # JSON knows neither infinity nor NaN.
     finite = {k: v if v is not None and math.isfinite(v) else None for k, v in numbers.items()}
     return json.dumps(finite)
-
-
-def _tell(sentence: str) -> None:
-    click.echo(f"note: {sentence}", err=True)

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 import click
 
-from lmkit.config import GROUPS, PRESETS, Setting, flatten, read_toml, settings
+from lmkit.config import GROUPS, PRESETS, TrainConfig, flatten, read_toml, settings
 from lmkit.errors import UsageError
+from lmkit.setting import Setting
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -178,7 +179,7 @@ class SettingType(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # 
         """The value; ``none`` stays a word, since None means "not given" here."""
         if isinstance(value, str) and self.setting.kind in {int, float} and value != "none":
             value = _number(value)
-        checked = self.setting.check(value)
+        checked = self.setting.check_given(value)
         return "none" if checked is None else checked
 
 
@@ -242,6 +243,36 @@ def json_option(function: Function) -> Function:
 def quiet_option(function: Function) -> Function:
     """Add ``--quiet``."""
     return click.option("--quiet", is_flag=True, help="Show no progress and no remarks.")(function)
+
+
+def checkpoint_option(sentence: str) -> Callable[[Function], Function]:
+    """Add ``--checkpoint``; ``sentence`` says what is done with it, or with a folder's newest."""
+    return click.option("--checkpoint", required=True, metavar="PATH", help=sentence)
+
+
+def device_option(function: Function) -> Function:
+    """Add ``--device``, as the setting of that name says it."""
+    setting = settings(TrainConfig)["device"]
+    return click.option(
+        setting.flag,
+        default=setting.default,
+        show_default=True,
+        metavar=setting.metavar,
+        help=setting.sentence,
+    )(function)
+
+
+def notices(*, quiet: bool) -> Callable[[str], None]:
+    """Where a command's remarks go: to stderr, or nowhere."""
+    return _ignore if quiet else _tell
+
+
+def _tell(sentence: str) -> None:
+    click.echo(f"note: {sentence}", err=True)
+
+
+def _ignore(_sentence: str) -> None:
+    """Say nothing."""
 
 
 def given(values: Mapping[str, object]) -> dict[str, object]:

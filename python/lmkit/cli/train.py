@@ -1,9 +1,11 @@
 """`lmkit train`: token files and a tokenizer to a folder of checkpoints."""
 
+import os
 from typing import TYPE_CHECKING
 
 import click
 
+from lmkit.cli.launch import as_words, checkpoint_after_restart, launch
 from lmkit.cli.options import (
     Command,
     config_options,
@@ -13,7 +15,7 @@ from lmkit.cli.options import (
     quiet_option,
 )
 from lmkit.cli.progress import progress_bar
-from lmkit.config import PRESETS, TrainConfig, expand_preset
+from lmkit.config import PRESETS, TrainConfig
 
 if TYPE_CHECKING:
     from lmkit.lm.report import Report
@@ -23,6 +25,25 @@ if TYPE_CHECKING:
 @config_options(TrainConfig)
 @preset_option
 @click.option("--force", is_flag=True, help="Set a run that is in checkpoint_dir already aside.")
+@click.option(
+    "--nproc",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Train with N processes of this machine, one a GPU; the batch stays that of all together.",
+)
+@click.option(
+    "--max_restarts",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="With --nproc: begin again from the last checkpoint up to N times when a process dies.",
+)
+@click.option(
+    "--dry_run",
+    is_flag=True,
+    help="Check everything, print what the run would take, and stop before the first step.",
+)
 @json_option
 @quiet_option
 @click.pass_context
@@ -32,6 +53,9 @@ def command(
     *,
     preset: str | None,
     force: bool,
+    dry_run: bool,
+    nproc: int,
+    max_restarts: int,
     as_json: bool,
     quiet: bool,
     **values: object,
@@ -47,6 +71,14 @@ def command(
       lmkit train --tokenizer tokenizer/ --train_data train.npy --preset small
       lmkit train --load_checkpoint latest --max_iters 200000
     """  # noqa: D301 - \b is click's mark for lines to keep
+    settings = given(values)
+    if (nproc > 1 or max_restarts) and not dry_run and "WORLD_SIZE" not in os.environ:
+        words = as_words({**settings, **_options(preset, force=force, json=as_json, quiet=quiet)})
+        context.exit(launch(words, nproc, max_restarts))
+    folder = settings.get("checkpoint_dir", TrainConfig.checkpoint_dir)
+    settings |= given({"load_checkpoint": checkpoint_after_restart(str(folder))})
+
+    from lmkit.lm.preparation import dry_run as rehearse
     from lmkit.lm.report import Report
     from lmkit.lm.trainer import Trainer
 
@@ -55,13 +87,21 @@ def command(
         quiet=quiet,
         progress=lambda label, unit: progress_bar(label, unit, quiet=quiet),
     )
-    settings = given(values)
     if preset is not None:
-        _tell_preset(preset, settings, report)
-        settings = expand_preset({**settings, "preset": preset})
+        if os.environ.get("RANK", "0") == "0":
+            _tell_preset(preset, settings, report)
+        settings["preset"] = preset
+    if dry_run:
+        rehearse(settings, report, force=force)
+        return
     trainer = Trainer(settings, report=report, force=force)
     trainer.train()
     context.exit(trainer.exit_code)
+
+
+def _options(preset: str | None, **flags: bool) -> dict[str, object]:
+    """The command's options that are no settings, where they were given."""
+    return {name: True for name, value in flags.items() if value} | given({"preset": preset})
 
 
 def _tell_preset(preset: str, settings: dict[str, object], report: "Report") -> None:

@@ -7,7 +7,7 @@ read one by one with plain reads, so that memory is that of one batch whatever t
 Axes: B batch, T time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -36,6 +36,39 @@ class TokenReader(Protocol):
 Tokens: TypeAlias = NDArray[np.integer] | TokenReader
 
 
+class Mixture:
+    """Several token files, read as if one followed the other, windows drawn by weight.
+
+    Args:
+        parts: the files.
+        weights: how much each is drawn from; only their ratios count.
+    """
+
+    def __init__(self, parts: Sequence[Tokens], weights: Sequence[float]) -> None:
+        self.parts = list(parts)
+        self.ends = np.cumsum([len(part) for part in parts])
+        self.shares = np.cumsum(weights) / np.sum(weights)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def read(self, start: int, stop: int) -> NDArray[np.integer]:
+        """The tokens from ``start`` up to ``stop``, which lie in one of the parts."""
+        number = int(np.searchsorted(self.ends, start, side="right"))
+        before = int(self.ends[number]) - len(self.parts[number])
+        return _read(self.parts[number], start - before, stop - before)
+
+    def starts(self, raw: NDArray[np.uint64], context_length: int) -> NDArray[np.int64]:
+        """Where windows begin, by two random words each: one for the place, one for the part."""
+        place_B, part_B = np.split(raw, 2)
+        lengths = np.diff(self.ends, prepend=0)
+        uniform_B = (part_B >> np.uint64(11)) * 2.0**-53
+        number_B = np.searchsorted(self.shares, uniform_B, side="right")
+        places = np.array([_places(int(length), context_length) for length in lengths])
+        inside_B = (place_B % places.astype(np.uint64)[number_B]).astype(np.int64)
+        return (self.ends - lengths)[number_B] + inside_B
+
+
 def sample_batch(
     tokens: NDArray[np.integer],
     batch_size: int,
@@ -62,7 +95,11 @@ class TokenBatches:
         context_length: tokens of one row.
         seed: which order of the data; any integer from 0.
         grad_accum_steps: micro-batches of one step. 2 of 8 rows are the same 16 rows as 1 of 16.
+        sampling: ``random``: windows at random places, all equally likely. ``epoch``: the windows
+            of each epoch in an order of its own, every token once but a rest shorter than a window.
         device: where the batches are wanted.
+        rank: which share of each micro-batch `micro_batches` gives,
+        ranks: of how many equal ones.
     """
 
     def __init__(
@@ -73,7 +110,10 @@ class TokenBatches:
         context_length: int,
         seed: int = 0,
         grad_accum_steps: int = 1,
+        sampling: str = "random",
         device: str | torch.device = "cpu",
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.tokens = tokens
         self.batch_size = batch_size
@@ -81,6 +121,17 @@ class TokenBatches:
         self.grad_accum_steps = grad_accum_steps
         self.device = torch.device(device)
         self._places = _places(len(tokens), context_length)
+        if isinstance(tokens, Mixture):
+            if sampling == "epoch":
+                raise UsageError(
+                    "--sampling epoch takes one --train_data: several of different weights end at "
+                    "different times"
+                )
+            for part in tokens.parts:
+                _places(len(part), context_length)
+        self._seed = seed
+        self._rank, self._ranks = rank, ranks
+        self._by_epoch = sampling == "epoch"
         self._key = np.random.SeedSequence(seed).generate_state(2, np.uint64)
 
     @property
@@ -93,9 +144,9 @@ class TokenBatches:
         return self._rows(self.starts(step))
 
     def micro_batches(self, step: int) -> Iterator[Batch]:
-        """The same rows in ``grad_accum_steps`` parts of equal size."""
+        """The same rows in ``grad_accum_steps`` parts of equal size, this rank's share of each."""
         for starts_B in np.split(self.starts(step), self.grad_accum_steps):
-            yield self._rows(starts_B)
+            yield self._rows(np.split(starts_B, self._ranks)[self._rank])
 
     def starts(self, step: int) -> NDArray[np.int64]:
         """Where the rows of a step begin in the data.
@@ -104,12 +155,74 @@ class TokenBatches:
         steps share numbers. The raw words are promised never to change between numpy versions,
         unlike `Generator.integers`; the modulus favours no place by more than 2^-64 * places.
         """
+        rows = self.batch_size * self.grad_accum_steps
+        if self._by_epoch:
+            return self._starts_by_epoch(np.arange((step - 1) * rows, step * rows, dtype=np.int64))
         noise = np.random.Philox(key=self._key, counter=[0, 0, 0, step])
-        raw = noise.random_raw(self.batch_size * self.grad_accum_steps)
+        if isinstance(self.tokens, Mixture):
+            return self.tokens.starts(noise.random_raw(2 * rows), self.context_length)
+        raw = noise.random_raw(rows)
         return (raw % np.uint64(self._places)).astype(np.int64)
+
+    def _starts_by_epoch(self, rows_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the rows of these numbers, counted from the run's first, begin.
+
+        Windows share no target. What does not fill a window is left out, at the front or at the
+        back as the epoch has it.
+        """
+        windows, rest = divmod(self._places - 1 + self.context_length, self.context_length)
+        starts_B = np.empty_like(rows_B)
+        for epoch in np.unique(rows_B // windows).tolist():
+            of_epoch_B = rows_B // windows == epoch
+            order = Shuffle(windows, self._seed, epoch)
+            places = order(rows_B[of_epoch_B] % windows)
+            starts_B[of_epoch_B] = places * self.context_length + order.offset(rest)
+        return starts_B
 
     def _rows(self, starts_B: NDArray[np.int64]) -> Batch:
         return to_batch(read_windows(self.tokens, starts_B, self.context_length), self.device)
+
+
+class Shuffle:
+    """An order of ``0 .. size - 1`` by seed and epoch, any part of which is known without the rest.
+
+    A Feistel network permutes the numbers of twice a few bits; numbers beyond ``size`` are sent
+    round again, which happens less than three times on average. A shuffled list would be simpler,
+    and take eight bytes a window.
+    """
+
+    ROUNDS = 6
+
+    def __init__(self, size: int, seed: int, epoch: int) -> None:
+        self.size = size
+        self._half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+        words = np.random.SeedSequence((seed, epoch)).generate_state(self.ROUNDS + 1, np.uint64)
+        self._keys, self._rest_key = words[:-1], int(words[-1])
+
+    def __call__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What stands at these places of the order."""
+        found = self._permute(places.astype(np.uint64))
+        while (outside := found >= self.size).any():
+            found[outside] = self._permute(found[outside])
+        return found.astype(np.int64)
+
+    def offset(self, limit: int) -> int:
+        """A number up to ``limit`` that goes with the order."""
+        return self._rest_key % (limit + 1)
+
+    def _permute(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        mask = (np.uint64(1) << self._half) - np.uint64(1)
+        left, right = numbers >> self._half, numbers & mask
+        for key in self._keys:
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        return (left << self._half) | right
+
+
+def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Let every bit of a word depend on all (the finish of splitmix64); products wrap round."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
 
 
 def fixed_windows(n_tokens: int, context_length: int, limit: int | None) -> NDArray[np.int64]:
@@ -129,9 +242,12 @@ def read_windows(
     """Rows of T + 1 tokens, one from each start: the inputs, and the token after the last."""
     windows = np.empty((len(starts_B), context_length + 1), dtype=np.int64)
     for row, start in zip(windows, starts_B.tolist(), strict=True):
-        stop = start + context_length + 1
-        row[:] = tokens.read(start, stop) if isinstance(tokens, TokenReader) else tokens[start:stop]
+        row[:] = _read(tokens, start, start + context_length + 1)
     return windows
+
+
+def _read(tokens: Tokens, start: int, stop: int) -> NDArray[np.integer]:
+    return tokens.read(start, stop) if isinstance(tokens, TokenReader) else tokens[start:stop]
 
 
 def to_batch(windows: NDArray[np.int64], device: torch.device) -> Batch:

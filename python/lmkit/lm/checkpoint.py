@@ -23,10 +23,12 @@ from typing import IO, Any, BinaryIO, TypeAlias, cast
 
 import torch
 
-from lmkit.config import ModelConfig, from_dict, own_settings
+from lmkit.config import ModelConfig, from_dict
 from lmkit.errors import MismatchError, MissingFileError
 from lmkit.lm.durable import durable_file, refused, write_durably
 from lmkit.lm.model import Transformer
+from lmkit.lm.optimizer import Optimizer
+from lmkit.setting import own_settings
 from lmkit.tokenizer import Tokenizer
 
 Notice: TypeAlias = Callable[[str], None]
@@ -37,7 +39,7 @@ CHECKPOINT_NAME = re.compile(r"checkpoint_(\d+)\.pt")
 
 def save_checkpoint(
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     iteration: int,
     out: str | os.PathLike[str] | BinaryIO | IO[bytes],
 ) -> None:
@@ -56,7 +58,7 @@ def save_checkpoint(
 def load_checkpoint(
     src: str | os.PathLike[str] | BinaryIO | IO[bytes],
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Optimizer | None = None,
 ) -> int:
     """Put a saved state back into a module and its optimizer; the number of steps it had taken.
 
@@ -73,7 +75,7 @@ def load_checkpoint(
 def restore(
     state: Mapping[str, Any],
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: Optimizer | None,
     name: str,
 ) -> None:
     """Copy the tensors of a checkpoint into a module and its optimizer, or touch neither."""
@@ -94,6 +96,7 @@ def load_model(
 ) -> tuple[Transformer, Tokenizer]:
     """The model of a training run, on the CPU and ready to evaluate, with its tokenizer.
 
+    Of a run that averages its weights it has the average, which is what the run evaluated.
     ``path`` is a checkpoint, or a run folder, of which the newest that verifies is taken.
     """
     if Path(path).is_dir():
@@ -106,9 +109,14 @@ def load_model(
             f"{name} holds no {' and no '.join(missing)}: it is not the checkpoint of a run",
             hint="load it with lmkit.lm.checkpoint.load_checkpoint into a model made for it",
         )
-    shape = {field: state["config"][field] for field in own_settings(ModelConfig)}
+    stored = state["config"]  # one from before a field was thought of has the model's default
+    shape = {field: stored[field] for field in own_settings(ModelConfig) if field in stored}
     model = Transformer(from_dict(ModelConfig, shape))
     restore(state, model, None, name)
+    if "average" in state:
+        with torch.no_grad():
+            for parameter_name, parameter in model.named_parameters():
+                parameter.copy_(state["average"][parameter_name])
     model.context_length = int(state["config"]["context_length"])
     return model.eval(), Tokenizer.from_json(state["tokenizer"])
 
@@ -143,6 +151,27 @@ def read_checkpoint(path: str | os.PathLike[str], notice: Notice | None = None) 
         raise MissingFileError(f"there is no checkpoint at {typed}") from error
     except OSError as error:
         raise refused("read", typed, error) from error
+
+
+def verifies(path: Path) -> bool:
+    """Whether a checkpoint is there, has a sidecar, and is what that says."""
+    try:
+        with path.open("rb") as file:
+            _verify(os.fspath(path), file, _refuse_unvouched)
+    except (MismatchError, OSError):
+        return False
+    return True
+
+
+def iteration_of(path: Path) -> int:
+    """The steps a checkpoint's model has taken, without reading its tensors."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return int(state["iteration"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise MismatchError(f"the checkpoint {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise refused("read", path, error) from error
 
 
 def checkpoints_in(folder: Path) -> list[tuple[int, Path]]:
@@ -285,6 +314,10 @@ def _shape_differences(
         if ours[name].shape != theirs[name].shape
     ]
     return sorted(phrases)
+
+
+def _refuse_unvouched(sentence: str) -> None:
+    raise MismatchError(sentence)
 
 
 def _warn(sentence: str) -> None:

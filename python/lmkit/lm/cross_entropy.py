@@ -22,32 +22,55 @@ CHUNK_LOGITS = 1 << 23
 ACCELERATOR_CHUNK_LOGITS = 1 << 26
 
 
-def head_cross_entropy(hidden: Tensor, weight_VE: Tensor, targets: Tensor) -> Tensor:
+def head_cross_entropy(
+    hidden: Tensor, weight_VE: Tensor, targets: Tensor, *, z_loss: float = 0.0
+) -> Tensor:
     """Return the mean loss, in nats and float32, of ``hidden @ weight.T`` against ``targets``.
 
-    ``hidden`` is (..., E), ``targets`` (...).
+    ``hidden`` is (..., E), ``targets`` (...). The gradient, not the value, also has ``z_loss``
+    times the mean squared logarithm of the softmax's normalisers, which keeps logits from drifting.
     """
     hidden_NE, targets_N = hidden.flatten(0, -2), targets.flatten()
     if targets_N.numel() * weight_VE.shape[0] < CHUNKED_FROM_LOGITS:
         logits_NV = functional.linear(hidden_NE, weight_VE).float()
-        return functional.cross_entropy(logits_NV, targets_N)
-    return chunked_cross_entropy(hidden_NE, weight_VE, targets_N)
+        loss = functional.cross_entropy(logits_NV, targets_N)
+        if z_loss:
+            pull = z_loss * logits_NV.logsumexp(-1).square().mean()
+            loss = loss + (pull - pull.detach())
+        return loss
+    return chunked_cross_entropy(hidden_NE, weight_VE, targets_N, z_loss=z_loss)
+
+
+def logits_held(tokens: int, vocab_size: int, device_type: str) -> int:
+    """How many logits, with those of their copies and gradients, are in memory at once."""
+    if tokens * vocab_size < CHUNKED_FROM_LOGITS:
+        return 3 * tokens * vocab_size
+    return min(tokens * vocab_size, _chunk_logits(device_type))
+
+
+def _chunk_logits(device_type: str) -> int:
+    return CHUNK_LOGITS if device_type == "cpu" else ACCELERATOR_CHUNK_LOGITS
 
 
 def chunked_cross_entropy(
-    hidden_NE: Tensor, weight_VE: Tensor, targets_N: Tensor, chunk_logits: int | None = None
+    hidden_NE: Tensor,
+    weight_VE: Tensor,
+    targets_N: Tensor,
+    chunk_logits: int | None = None,
+    *,
+    z_loss: float = 0.0,
 ) -> Tensor:
     """Do as `head_cross_entropy` with at most ``chunk_logits`` logits, or one row, at a time."""
     device = hidden_NE.device.type
     if chunk_logits is None:
-        chunk_logits = CHUNK_LOGITS if device == "cpu" else ACCELERATOR_CHUNK_LOGITS
+        chunk_logits = _chunk_logits(device)
     dtype = (
         torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_NE.dtype
     )
     rows = max(1, chunk_logits // weight_VE.shape[0])
     hidden_NE, weight_VE = hidden_NE.to(dtype), weight_VE.to(dtype)
     if torch.is_grad_enabled() and (hidden_NE.requires_grad or weight_VE.requires_grad):
-        loss: Any = _ChunkedLoss.apply(hidden_NE, weight_VE, targets_N, rows)
+        loss: Any = _ChunkedLoss.apply(hidden_NE, weight_VE, targets_N, rows, z_loss)
         return cast("Tensor", loss)
     return _loss_alone(hidden_NE, weight_VE, targets_N, rows)
 
@@ -72,6 +95,7 @@ class _ChunkedLoss(torch.autograd.Function):
         weight_VE: Tensor,
         targets_N: Tensor,
         rows: int,
+        z_loss: float,
     ) -> Tensor:
         total = torch.zeros((), device=hidden_NE.device)
         hidden_gradient_NE = torch.empty_like(hidden_NE)
@@ -89,6 +113,8 @@ class _ChunkedLoss(torch.autograd.Function):
             total += (normaliser_C1 - logits_CV.gather(-1, targets_C1)).sum()
             # The gradient of the mean loss: (softmax - one at the target) / N.
             gradient_CV = logits_CV.sub_(normaliser_C1).exp_()
+            if z_loss:  # d(z * n^2) = 2 z n dn, and dn is the softmax
+                gradient_CV.mul_(1 + 2 * z_loss * normaliser_C1)
             gradient_CV.scatter_add_(-1, targets_C1, torch.full_like(normaliser_C1, -1.0))
             gradient_CV = gradient_CV.div_(targets_N.numel()).to(weight_VE.dtype)
             torch.mm(gradient_CV, weight_VE, out=hidden_gradient_CE)
@@ -103,6 +129,9 @@ class _ChunkedLoss(torch.autograd.Function):
     def backward(
         ctx: Any,  # noqa: ANN401 - torch's context has no public type
         loss_gradient: Tensor,
-    ) -> tuple[Tensor, Tensor, None, None]:
+    ) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_gradient_NE, weight_gradient_VE = ctx.saved_tensors
-        return hidden_gradient_NE * loss_gradient, weight_gradient_VE * loss_gradient, None, None
+        hidden_gradient_NE, weight_gradient_VE = (
+            gradient * loss_gradient for gradient in (hidden_gradient_NE, weight_gradient_VE)
+        )
+        return hidden_gradient_NE, weight_gradient_VE, None, None, None

@@ -77,17 +77,18 @@ class Device:
         return _PEAK_FLOPS.get(torch.cuda.get_device_name(self.device))
 
 
-def resolve(config: TrainConfig) -> Device:
+def resolve(config: TrainConfig, *, compiling_pays: bool = True) -> Device:
     """Turn the settings ``device``, ``precision`` and ``compile`` into what is used.
 
     ``auto`` takes the first CUDA device, else MPS, else the CPU; bfloat16 on CUDA devices that have
-    it and float32 elsewhere; and compiles on CUDA where Triton is there. On a CPU compiling takes
-    half a minute to gain a tenth, so there it is left to be asked for.
+    it and float32 elsewhere; and compiles, where ``compiling_pays`` and there is a compiler, on
+    CUDA and on the CPU.
     """
     device = find_device(config.device)
     notices: list[str] = []
     dtype = _dtype(config.precision, device, notices)
-    return Device(device, dtype, _compile(config.compile, device, notices), tuple(notices))
+    asked = "off" if config.compile == "auto" and not compiling_pays else config.compile
+    return Device(device, dtype, _compile(asked, device, notices), tuple(notices))
 
 
 def find_device(name: str) -> torch.device:
@@ -127,16 +128,20 @@ def set_deterministic() -> None:
 def compile_model(model: nn.Module, notify: Callable[[str], None]) -> None:
     """Compile ``model`` in place: same object, same parameter names.
 
-    It happens at the first call. Where the compiler fails, ``notify`` gets one line and the model
-    goes on uncompiled.
+    It happens at the first call, for the shape of its first argument; calls of any other shape (the
+    last batch of an evaluation, a prompt) are too few to be worth it and run uncompiled. Where the
+    compiler fails, ``notify`` gets one line and the model goes on uncompiled.
     """
     # The names torch.nn.Module.compile itself uses; torch.compile(model) would rename parameters.
     eager: Callable[..., Any] = model._call_impl
-    compiled = torch.compile(eager)
-    working = False
+    compiled = torch.compile(eager, dynamic=False)
+    working, shape = False, None
 
     def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - stands in for any model's call
-        nonlocal working
+        nonlocal working, shape
+        shape = shape or args[0].shape
+        if args[0].shape != shape:
+            return eager(*args, **kwargs)
         if working:
             return compiled(*args, **kwargs)
         try:
@@ -158,7 +163,7 @@ def _dtype(asked: str, device: torch.device, notices: list[str]) -> torch.dtype:
             including_emulation=False
         )
         return torch.bfloat16 if has_bfloat16 else torch.float32
-    if asked == "bfloat16" and device.type == "cpu" and not _cpu_has_bfloat16():
+    if asked == "bfloat16" and device.type == "cpu" and not cpu_has_bfloat16():
         notices.append(
             "this CPU has no bfloat16 units: expect --precision float32 to be far faster"
         )
@@ -166,7 +171,7 @@ def _dtype(asked: str, device: torch.device, notices: list[str]) -> torch.dtype:
 
 
 def _compile(asked: str, device: torch.device, notices: list[str]) -> bool:
-    if asked == "off" or (asked == "auto" and device.type != "cuda"):
+    if asked == "off" or (asked == "auto" and device.type == "mps"):
         return False
     missing = _missing_compiler(device)
     if missing:
@@ -183,7 +188,8 @@ def _missing_compiler(device: torch.device) -> str | None:
     return None if any(shutil.which(name) for name in names if name) else "no C++ compiler found"
 
 
-def _cpu_has_bfloat16() -> bool:
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 itself rather than emulating it."""
     return any(
         bool(check())
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

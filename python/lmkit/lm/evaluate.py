@@ -6,8 +6,9 @@ one forward pass over the windows.
 Axes: B batch, T time.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from lmkit.errors import MalformedError, UsageError
 from lmkit.lm.batches import Tokens, fixed_windows, read_windows, to_batch
 from lmkit.lm.device import Device
+from lmkit.lm.distributed import Ranks
 from lmkit.lm.model import Transformer
 
 if TYPE_CHECKING:
@@ -98,16 +100,27 @@ def evaluate_loss(
     context_length: int,
     num_batches: int | None = None,
     device: Device | None = None,
-) -> float:
+    give_up: Callable[[], bool] = lambda: False,
+    ranks: Ranks | None = None,
+) -> float | None:
     """Return the mean loss, in nats a token, on at most ``num_batches`` batches of fixed windows.
 
-    The windows are spread evenly over the tokens; None takes all there are.
+    The windows are spread evenly over the tokens; None takes all there are. ``give_up`` is asked
+    before each batch; once it says so there is no result. Several ``ranks`` share the batches, and
+    all get the result.
     """
+    ranks = ranks or Ranks()
     limit = None if num_batches is None else num_batches * batch_size
     starts = fixed_windows(len(tokens), context_length, limit)
     windows = _batches(starts, batch_size, context_length)
-    nats = sum(loss * len(rows) for loss, rows in _losses(model, tokens, windows, device))
-    return nats / len(starts)
+    mine = windows[ranks.rank :: ranks.count]
+    wanted = itertools.takewhile(lambda _: not give_up(), mine)
+    nats, rows_done = 0.0, 0
+    for loss, rows in _losses(model, tokens, wanted, device):
+        nats += loss * len(rows)
+        rows_done += len(rows)
+    all_nats, all_rows = ranks.sums(nats, rows_done)
+    return all_nats / all_rows if all_rows == len(starts) else None
 
 
 # Starts of a batch's rows, and their length.
@@ -121,7 +134,7 @@ def _batches(starts: NDArray[np.int64], batch_size: int, context_length: int) ->
 
 @torch.no_grad()
 def _losses(
-    model: Transformer, tokens: Tokens, windows: list[_Windows], device: Device | None
+    model: Transformer, tokens: Tokens, windows: Iterable[_Windows], device: Device | None
 ) -> Iterator[tuple[float, NDArray[np.int64]]]:
     """The mean loss of each batch with its rows, the model in evaluation mode meanwhile."""
     device = device or Device(model.lm_head.weight.device)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmkit.config import SamplingConfig
 from lmkit.errors import LmkitError, MismatchError, UsageError
 from lmkit.lm.model import Transformer
 
@@ -73,7 +74,7 @@ def generate(
             depend on how many there are.
         num_samples: how many texts to make.
     """
-    _check(
+    SamplingConfig(  # names the flag that is out of its range
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_k=top_k,
@@ -177,26 +178,3 @@ def _known_ids(tokenizer: "Tokenizer", vocab_size: int) -> Tensor:
 def _single_id(tokenizer: "Tokenizer", token: str) -> int | None:
     ids = list(tokenizer.encode(token))
     return ids[0] if len(ids) == 1 else None
-
-
-def _check(
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int | None,
-    num_samples: int,
-) -> None:
-    """Name the flag that is out of its range, if one is."""
-    limits = [
-        ("--max_new_tokens", max_new_tokens, max_new_tokens >= 0, "at least 0"),
-        ("--temperature", temperature, 0 <= temperature < math.inf, "at least 0, and finite"),
-        ("--top_k", top_k, top_k is None or top_k >= 1, "at least 1"),
-        ("--top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0 and at most 1"),
-        ("--seed", seed, seed is None or seed >= 0, "at least 0"),
-        ("--num_samples", num_samples, num_samples >= 1, "at least 1"),
-    ]
-    for flag, value, fits, limit in limits:
-        if not fits:
-            raise UsageError(f"{flag} must be {limit}, not {value}")

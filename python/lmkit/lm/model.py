@@ -86,18 +86,37 @@ class LayerCache:
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention; with ``rope``, queries and keys are turned by position."""
+    """Causal multi-head self-attention; with ``rope``, queries and keys are turned by position.
 
-    def __init__(self, d_model: int, n_heads: int, rope: RotaryEmbedding | None = None) -> None:
+    With fewer ``n_kv_heads`` than heads, several heads of queries share one of keys and values
+    (grouped-query attention). With ``qk_norm``, queries and keys are normalised before they turn.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        rope: RotaryEmbedding | None = None,
+        *,
+        n_kv_heads: int | None = None,
+        qk_norm: bool = False,
+    ) -> None:
         super().__init__()
+        n_kv_heads = n_kv_heads or n_heads
         if d_model % n_heads:
             raise UsageError(f"d_model {d_model} is not divisible by n_heads {n_heads}")
+        if n_heads % n_kv_heads:
+            raise UsageError(f"n_heads {n_heads} is not divisible by n_kv_heads {n_kv_heads}")
+        d_head = d_model // n_heads
         self.n_heads = n_heads
+        self.n_kv_heads = n_kv_heads
         self.rope = rope
         self.q_proj = nn.Linear(d_model, d_model, bias=False)
-        self.k_proj = nn.Linear(d_model, d_model, bias=False)
-        self.v_proj = nn.Linear(d_model, d_model, bias=False)
+        self.k_proj = nn.Linear(d_model, n_kv_heads * d_head, bias=False)
+        self.v_proj = nn.Linear(d_model, n_kv_heads * d_head, bias=False)
         self.output_proj = nn.Linear(d_model, d_model, bias=False)
+        self.q_norm = RMSNorm(d_head) if qk_norm else None
+        self.k_norm = RMSNorm(d_head) if qk_norm else None
 
     def forward(
         self, x_TE: Tensor, positions_T: Tensor | None = None, cache: LayerCache | None = None
@@ -108,9 +127,15 @@ class Attention(nn.Module):
         """
         start = cache.length if cache else 0
         q_HTD, k_HTD, v_HTD = (
-            projection(x_TE).unflatten(-1, (self.n_heads, -1)).transpose(-3, -2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
+            projection(x_TE).unflatten(-1, (heads, -1)).transpose(-3, -2)
+            for projection, heads in (
+                (self.q_proj, self.n_heads),
+                (self.k_proj, self.n_kv_heads),
+                (self.v_proj, self.n_kv_heads),
+            )
         )
+        if self.q_norm is not None and self.k_norm is not None:
+            q_HTD, k_HTD = self.q_norm(q_HTD), self.k_norm(k_HTD)
         if self.rope is not None:
             if positions_T is None:
                 positions_T = torch.arange(start, start + x_TE.shape[-2], device=x_TE.device)
@@ -118,6 +143,10 @@ class Attention(nn.Module):
             q_HTD, k_HTD = self.rope(q_HTD, positions_1T), self.rope(k_HTD, positions_1T)
         if cache is not None:
             k_HTD, v_HTD = cache.extend(k_HTD, v_HTD)
+        if self.n_kv_heads != self.n_heads:
+            # Copies, which every device's fast kernels take; the cache holds each head once.
+            sharing = self.n_heads // self.n_kv_heads
+            k_HTD, v_HTD = (x.repeat_interleave(sharing, dim=-3) for x in (k_HTD, v_HTD))
         mixed_HTD = _causal_attention(q_HTD, k_HTD, v_HTD, start)
         return cast("Tensor", self.output_proj(mixed_HTD.transpose(-3, -2).flatten(-2)))
 
@@ -150,11 +179,18 @@ class Block(nn.Module):
     """One layer: attention, then feed-forward, each on the normalised stream and added to it."""
 
     def __init__(
-        self, d_model: int, n_heads: int, d_ff: int, rope: RotaryEmbedding | None = None
+        self,
+        d_model: int,
+        n_heads: int,
+        d_ff: int,
+        rope: RotaryEmbedding | None = None,
+        *,
+        n_kv_heads: int | None = None,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
         self.ln1 = RMSNorm(d_model)
-        self.attn = Attention(d_model, n_heads, rope)
+        self.attn = Attention(d_model, n_heads, rope, n_kv_heads=n_kv_heads, qk_norm=qk_norm)
         self.ln2 = RMSNorm(d_model)
         self.ffn = SwiGLU(d_model, d_ff)
 
@@ -175,6 +211,8 @@ class Transformer(nn.Module):
 
     Attributes:
         config: the model's shape.
+        z_loss: how much the gradient of a loss pulls each normaliser of the softmax towards 1, by
+            its squared logarithm; the loss itself is told without.
         context_length: the window to use it with by default. The positions there are, until
             loading a checkpoint sets the length it was trained on: beyond it a model guesses.
     """
@@ -183,16 +221,27 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.context_length = config.max_seq_len
+        self.z_loss = 0.0
         # One table of angles for all layers.
         rope = RotaryEmbedding(
             config.d_model // config.n_heads, config.max_seq_len, config.rope_theta
         )
         self.token_embeddings = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(
-            Block(config.d_model, config.n_heads, config.d_ff, rope) for _ in range(config.n_layers)
+            Block(
+                config.d_model,
+                config.n_heads,
+                config.d_ff,
+                rope,
+                n_kv_heads=config.n_kv_heads,
+                qk_norm=config.qk_norm,
+            )
+            for _ in range(config.n_layers)
         )
         self.ln_final = RMSNorm(config.d_model)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.lm_head.weight = self.token_embeddings.weight
         self._initialise(generator)
 
     def forward(
@@ -207,7 +256,7 @@ class Transformer(nn.Module):
         """
         x_BTE = self.hidden(ids_BT, cache)
         if targets_BT is not None:
-            return head_cross_entropy(x_BTE, self.lm_head.weight, targets_BT)
+            return head_cross_entropy(x_BTE, self.lm_head.weight, targets_BT, z_loss=self.z_loss)
         return cast("Tensor", self.lm_head(x_BTE)).float()
 
     def hidden(self, ids_BT: Tensor, cache: list[LayerCache] | None = None) -> Tensor:
@@ -243,7 +292,8 @@ class Transformer(nn.Module):
         The head counts, the embedding look-up does not; this is the convention of MFU figures.
         """
         matrices = sum(p.numel() for p in self.parameters() if p.ndim > 1)
-        used = matrices - self.token_embeddings.weight.numel()
+        tied = self.lm_head.weight is self.token_embeddings.weight
+        used = matrices if tied else matrices - self.token_embeddings.weight.numel()
         return 6 * used + 12 * self.config.n_layers * self.config.d_model * context_length
 
     @torch.no_grad()

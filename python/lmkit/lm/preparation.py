@@ -14,28 +14,32 @@ from typing import Any
 
 import torch
 
-from lmkit.config import TrainConfig, to_toml, train_config
+from lmkit.config import TrainConfig, expand_preset, from_dict, to_toml
 from lmkit.errors import MismatchError, UsageError
 from lmkit.lm import advice
-from lmkit.lm.batches import fixed_windows
-from lmkit.lm.checkpoint import restore
-from lmkit.lm.device import Device, compile_model, resolve, set_deterministic
+from lmkit.lm.batches import TokenBatches, fixed_windows
+from lmkit.lm.device import Device, compile_model, find_device, resolve, set_deterministic
+from lmkit.lm.distributed import Ranks
+from lmkit.lm.estimate import Estimate, compiling_pays, estimate
+from lmkit.lm.micro_batch import with_largest_micro_batch
 from lmkit.lm.model import Transformer
-from lmkit.lm.optimizer import make_optimizer
+from lmkit.lm.optimizer import Optimizer, make_optimizer
 from lmkit.lm.report import Report
 from lmkit.lm.resume import (
     TOKENIZER_FLAGS,
+    Progress,
     checked,
     compare_exactness,
     exactness_settings,
     given_settings,
     open_checkpoint,
-    restore_generators,
+    restore_run,
     resumed_config,
     run_folder_of,
 )
-from lmkit.lm.run_folder import RunFolder
-from lmkit.lm.training_data import TrainingData, open_data
+from lmkit.lm.run_folder import RunFolder, refuse_another_run
+from lmkit.lm.training_data import TrainingData, open_all, open_data
+from lmkit.lm.weight_average import WeightAverage
 from lmkit.tokenizer import Tokenizer
 
 
@@ -44,20 +48,21 @@ class Prepared:
     """A run before its next step.
 
     Attributes:
-        iteration: the steps already taken.
+        folder: the run's; None where another rank has it.
+        progress: how far it has come.
         checkpoint: what it goes on from, as printed; None for a new run.
     """
 
     config: TrainConfig
     device: Device
-    folder: RunFolder
+    folder: RunFolder | None
     tokenizer: Tokenizer
     train_data: TrainingData
     val_data: TrainingData | None
     model: Transformer
-    optimizer: torch.optim.Optimizer
-    iteration: int
-    best_val_loss: float | None
+    optimizer: Optimizer
+    average: WeightAverage | None
+    progress: Progress
     checkpoint: str | None
 
     def data_identity(self) -> dict[str, Any]:
@@ -72,58 +77,104 @@ class _Start:
 
     config: TrainConfig
     tokenizer_given: bool
+    auto_batch: bool
     checkpoint: str | None = None
     state: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def iteration(self) -> int:
-        return int(self.state.get("iteration", 0))
-
-    def continues_in(self, folder: RunFolder) -> bool:
-        """Whether the folder is the checkpoint's own, rather than that of a new branch."""
+    def continues(self) -> bool:
+        """Whether the run's folder is the checkpoint's own, rather than that of a new branch."""
         if self.checkpoint is None:
             return False
-        return Path(run_folder_of(self.checkpoint)).resolve() == folder.path.resolve()
+        own = Path(run_folder_of(self.checkpoint))
+        return own.resolve() == Path(self.config.checkpoint_dir).resolve()
 
 
 @contextmanager
 def prepare(
-    given: TrainConfig | Mapping[str, object], report: Report, *, force: bool = False
+    given: TrainConfig | Mapping[str, object],
+    report: Report,
+    ranks: Ranks,
+    *,
+    force: bool = False,
 ) -> Iterator[Prepared]:
-    """Make a run ready, its folder locked and its log open until the block ends."""
+    """Make a run ready, its folder locked and its log open until the block ends.
+
+    The folder is the first rank's alone.
+    """
     start = _start(given, report)
     config = start.config
+    ranks.check(config)
     if config.deterministic:
         set_deterministic()
-    device = resolve(config)
+    device = _device(start)
+    ranks.wait()  # until all have read the checkpoint, which the first may move
+    if not ranks.is_first:
+        yield _make(start, device, None, report, ranks)
+        return
     with RunFolder(config.checkpoint_dir, report.notice) as folder, closing(report):
-        if not start.continues_in(folder):
-            folder.refuse_another_run(force=force)
-        run = _make(start, device, folder, report)
-        if start.checkpoint and start.continues_in(folder):
-            folder.go_back_to(run.iteration, Path(start.checkpoint))
+        if not start.continues:
+            refuse_another_run(folder.typed, force=force)
+        run = _make(start, device, folder, report, ranks)
+        if start.checkpoint and start.continues:
+            folder.go_back_to(run.progress.iteration, Path(start.checkpoint))
         else:
             folder.clear()
-        folder.write_config(to_toml(dataclasses.replace(config, load_checkpoint=None)))
+        folder.write_config(to_toml(dataclasses.replace(run.config, load_checkpoint=None)))
         report.attach(folder)
         yield run
+
+
+def dry_run(
+    given: TrainConfig | Mapping[str, object], report: Report, *, force: bool = False
+) -> Estimate:
+    """Check all that a run checks before its first step, and say what it would take; no more."""
+    start = _start(given, report)
+    if not start.continues:
+        refuse_another_run(start.config.checkpoint_dir, force=force)
+    device = _device(start)
+    _, train_data, _ = _inputs(start, device, report)
+    with torch.device("meta"):
+        model = Transformer(start.config.model)
+    _tell_of_model(model, report)
+    config = _fitted(start, device, model, report)
+    iteration = Progress.from_state(start.state).iteration
+    found = estimate(config, model, device, len(train_data.tokens), iteration)
+    for sentence in found.sentences(config):
+        report.line(sentence[0].upper() + sentence[1:])
+    report.line("Dry run: nothing was written.", event="estimate", **found.fields())
+    for sentence in found.warnings():
+        report.notice(sentence)
+    return found
 
 
 def _start(given: TrainConfig | Mapping[str, object], report: Report) -> _Start:
     """Read the checkpoint, if the run resumes, and settle the configuration."""
     settings = given_settings(given) if isinstance(given, TrainConfig) else checked(given)
+    auto_batch = settings.get("batch_size") == "auto"
+    if auto_batch:  # the batch of a step is then the default's, the preset's or the checkpoint's
+        del settings["batch_size"]
+    settings = expand_preset(settings)
     typed = settings.get("load_checkpoint")
     if typed is None:
-        config = train_config(settings)
+        config = from_dict(TrainConfig, settings)
         config.check_inputs()
-        return _Start(_with_schedule_fixed(config), tokenizer_given=True)
+        return _Start(_with_schedule_fixed(config), tokenizer_given=True, auto_batch=auto_batch)
     folder = str(settings.get("checkpoint_dir", TrainConfig.checkpoint_dir))
     name, state = open_checkpoint(str(typed), folder, report.notice)
     report.line(f"Loading checkpoint from {name}", event="loading", path=name)
     config = resumed_config(settings, state, name, report.notice)
     _tell_what_has_ended(config, int(state["iteration"]), report)
     given_tokenizer = any(settings.get(flag) for flag in TOKENIZER_FLAGS)
-    return _Start(_with_schedule_fixed(config), given_tokenizer, name, state)
+    return _Start(_with_schedule_fixed(config), given_tokenizer, auto_batch, name, state)
+
+
+def _device(start: _Start) -> Device:
+    """What to compute on; a resumed run compiles as it did, or its bits would change."""
+    before: Mapping[str, Any] = start.state.get("settings", {})
+    if before.get("device") == find_device(start.config.device).type and "compile" in before:
+        return resolve(start.config, compiling_pays=bool(before["compile"]))
+    return resolve(start.config, compiling_pays=compiling_pays(start.config))
 
 
 def _tell_what_has_ended(config: TrainConfig, iteration: int, report: Report) -> None:
@@ -145,21 +196,21 @@ def _with_schedule_fixed(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, lr_decay_iters=max(1, config.schedule_iters))
 
 
-def _make(start: _Start, device: Device, folder: RunFolder, report: Report) -> Prepared:
+def _make(
+    start: _Start, device: Device, folder: RunFolder | None, report: Report, ranks: Ranks
+) -> Prepared:
     """Make the parts of a run, saying so line by line."""
-    config, state = start.config, start.state
-    report.line(f"Using device: {device.device}", event="device", device=str(device.device))
-    for sentence in device.notices:
+    with ranks.first_goes_first():  # it may have to tokenize
+        tokenizer, train_data, val_data = _inputs(start, device, report)
+    with advice.explaining_memory(start.config, device):
+        model, optimizer, average = _model(start, device, report)
+    config = ranks.from_first(_fitted(start, device, model, report))
+    if device.compile:
+        compile_model(model, report.notice)
+    progress = Progress.from_state(start.state)
+    found = estimate(config, model, device, len(train_data.tokens), progress.iteration)
+    for sentence in (*found.sentences(config), *found.warnings()):
         report.notice(sentence)
-    report.line("Loading tokenizer...")
-    tokenizer = _tokenizer(start)
-    _refuse_a_larger_vocabulary(tokenizer, config)
-    report.line("Tokenizer loaded.")
-    train_data, val_data = _data(config, tokenizer, report)
-    _tell_of_other_data(state, train_data, val_data, report)
-    report.line("Creating model...")
-    with advice.explaining_memory(config, device.device):
-        model, optimizer = _model(start, device, report)
     return Prepared(
         config=config,
         device=device,
@@ -169,9 +220,50 @@ def _make(start: _Start, device: Device, folder: RunFolder, report: Report) -> P
         val_data=val_data,
         model=model,
         optimizer=optimizer,
-        iteration=start.iteration,
-        best_val_loss=state.get("best_val_loss"),
+        average=average,
+        progress=progress,
         checkpoint=start.checkpoint,
+    )
+
+
+def _inputs(
+    start: _Start, device: Device, report: Report
+) -> tuple[Tokenizer, TrainingData, TrainingData | None]:
+    """Open what a run reads, up to the model, which is announced."""
+    config = start.config
+    report.line(f"Using device: {device.device}", event="device", device=str(device.device))
+    for sentence in device.notices:
+        report.notice(sentence)
+    report.line("Loading tokenizer...")
+    tokenizer = _tokenizer(start)
+    _refuse_a_larger_vocabulary(tokenizer, config)
+    report.line("Tokenizer loaded.")
+    train_data, val_data = _data(config, tokenizer, report)
+    _tell_of_other_data(start.state, train_data, val_data, report)
+    report.line("Creating model...")
+    return tokenizer, train_data, val_data
+
+
+def _fitted(start: _Start, device: Device, model: Transformer, report: Report) -> TrainConfig:
+    """The configuration, its batch split so that it fits where that was asked for."""
+    if not start.auto_batch:
+        return start.config
+    config = with_largest_micro_batch(start.config, device, model)
+    report.notice(
+        f"--batch_size auto: {config.batch_size} sequences fit, so {config.grad_accum_steps} "
+        f"micro-batch{'es' if config.grad_accum_steps > 1 else ''} of them make a step "
+        f"(--batch_size {config.batch_size} --grad_accum_steps {config.grad_accum_steps})"
+    )
+    return config
+
+
+def _tell_of_model(model: Transformer, report: Report) -> None:
+    total, trainable = model.parameter_count(), model.parameter_count(trainable_only=True)
+    report.line(
+        f"Model created with {total:,} total parameters ({trainable:,} trainable)",
+        event="model",
+        parameters=total,
+        trainable=trainable,
     )
 
 
@@ -211,21 +303,24 @@ def _data(
     config: TrainConfig, tokenizer: Tokenizer, report: Report
 ) -> tuple[TrainingData, TrainingData | None]:
     """Open what to train on, and what to validate on where it is given."""
-
-    def opened(path: str | None) -> TrainingData | None:
-        if path is None:
-            return None
-        data = open_data(path, tokenizer, config.model.vocab_size, report)
-        fixed_windows(len(data.tokens), config.context_length, limit=1)
-        return data
-
+    vocab_size = config.model.vocab_size
     report.line("Loading training data...")
-    train_data = opened(config.train_data)
-    if train_data is None:
+    if config.train_data is None:
         raise UsageError("no data given: pass --train_data", hint="lmkit tokenize makes it")
-    if config.val_data is not None:
-        report.line("Loading validation data...")
-    return train_data, opened(config.val_data)
+    train_data = open_all(config.train_data, tokenizer, vocab_size, report)
+    # Refuses what is too short, or goes together with nothing, before anything is made.
+    TokenBatches(
+        train_data.tokens,
+        batch_size=config.batch_size,
+        context_length=config.context_length,
+        sampling=config.sampling,
+    )
+    if config.val_data is None:
+        return train_data, None
+    report.line("Loading validation data...")
+    val_data = open_data(config.val_data, tokenizer, vocab_size, report)
+    fixed_windows(len(val_data.tokens), config.context_length, limit=1)
+    return train_data, val_data
 
 
 def _tell_of_other_data(
@@ -244,31 +339,17 @@ def _tell_of_other_data(
 
 def _model(
     start: _Start, device: Device, report: Report
-) -> tuple[Transformer, torch.optim.Optimizer]:
-    """Make model and optimizer, from the seed or from the checkpoint."""
+) -> tuple[Transformer, Optimizer, WeightAverage | None]:
+    """Make model, optimizer and, where wanted, the average, from the seed or the checkpoint."""
     config = start.config
     torch.manual_seed(config.seed)
     model = Transformer(config.model)
-    report.line(
-        f"Model created with {model.parameter_count():,} total parameters "
-        f"({model.parameter_count(trainable_only=True):,} trainable)",
-        event="model",
-        parameters=model.parameter_count(),
-        trainable=model.parameter_count(trainable_only=True),
-    )
+    model.z_loss = config.z_loss
+    _tell_of_model(model, report)
     model.to(device.device)
     optimizer = make_optimizer(model, config)
+    average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
     if start.checkpoint is not None:
-        # The checkpoint's moments, but the rates and decays of this configuration.
-        fresh = [
-            {name: value for name, value in group.items() if name != "params"}
-            for group in optimizer.param_groups
-        ]
-        restore(start.state, model, optimizer, start.checkpoint)
-        for group, own in zip(optimizer.param_groups, fresh, strict=True):
-            group.update(own)
-        restore_generators(start.state.get("generators", {}))
+        restore_run(start.state, model, optimizer, average, start.checkpoint)
         compare_exactness(start.state, exactness_settings(device), report.notice)
-    if device.compile:
-        compile_model(model, report.notice)
-    return model, optimizer
+    return model, optimizer, average

@@ -9,12 +9,13 @@ nothing behind.
 """
 
 import json
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 Tick: TypeAlias = Callable[[int, int, int], None]
 ProgressBar: TypeAlias = Callable[[str, str], AbstractContextManager[Tick | None]]
 
+# The steps between these tell how long a run will take; those before them pay for starting up.
+EARLY_STEPS = (3, 8)
 DAY, HOUR, MINUTE = 86_400, 3_600, 60
 
 
@@ -52,6 +55,7 @@ class Report:
         self.progress = progress or _not_shown
         self._json_lines = json_lines
         self._quiet = quiet
+        self._refused = False
         self._pending: list[str] = []
         self._log: TextIO | None = None
         self._metrics: TextIO | None = None
@@ -70,7 +74,8 @@ class Report:
         with self._turn:
             for file in (self._log, self._metrics):
                 if file is not None:
-                    file.close()
+                    with suppress(OSError):  # what a full disk did not take was told of already
+                        file.close()
             self._log = self._metrics = None
 
     def line(self, text: str, event: str = "message", **fields: object) -> None:
@@ -95,22 +100,34 @@ class Report:
     def metrics(self, record: dict[str, object]) -> None:
         """Keep the numbers of a step or an evaluation."""
         if self._metrics is not None:
-            self._metrics.write(json.dumps(record) + "\n")
+            self._append(self._metrics, json.dumps(record) + "\n")
 
     def iteration(
-        self, step: int, loss: float, seconds: float, lr: float, rate: float, left: float
+        self,
+        step: int,
+        loss: float,
+        seconds: float,
+        lr: float,
+        rate: float,
+        left: float,
+        used: float | None = None,
     ) -> None:
-        """Say how a step went: mean loss, seconds per iteration, tokens per second, time left."""
+        """Say how a step went: mean loss, seconds per iteration, tokens per second, time left.
+
+        ``used`` is the share of the device's peak (MFU), where that is known.
+        """
+        share = "" if used is None else f" | MFU {used:.1%}"
         self.line(
             f"Iter {step:6d} | Loss: {loss:.4f} | Time: {seconds:.3f}s | LR: {lr:.2e}"
-            f" | {rate:,.0f} tokens/s | ETA {span(left)}",
+            f" | {rate:,.0f} tokens/s{share} | ETA {span(left)}",
             event="iteration",
             iter=step,
-            loss=loss,
+            loss=loss if math.isfinite(loss) else None,  # JSON has no NaN
             seconds=seconds,
             lr=lr,
             tokens_per_second=rate,
             seconds_left=left,
+            **({} if used is None else {"mfu": used}),
         )
 
     def validation(self, step: int, loss: float) -> None:
@@ -124,7 +141,18 @@ class Report:
         if self._log is None:
             self._pending.append(stamped)
         else:
-            self._log.write(stamped)
+            self._append(self._log, stamped)
+
+    def _append(self, file: TextIO, line: str) -> None:
+        """Write a line to a file of the run's folder; a full disk costs the line, not the run."""
+        try:
+            file.write(line)
+        except OSError as error:
+            if not self._refused:
+                self._refused = True  # before the notice, which is a line of the log too
+                self.notice(
+                    f"cannot write {file.name}: {error.strerror}; the run goes on without its lines"
+                )
 
     def _print(self, text: str) -> None:
         """Print to whoever still reads; a run is not lost because its reader went."""
@@ -137,6 +165,16 @@ class Report:
             self.reader_left = True
             # What is left in the buffer goes nowhere instead of failing once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Silence(Report):
+    """The report of a process that is not the first: nothing is said twice."""
+
+    def line(self, text: str, event: str = "message", **fields: object) -> None:
+        """Say nothing."""
+
+    def notice(self, text: str) -> None:
+        """Say nothing."""
 
 
 def _not_shown(_label: str, _unit: str) -> AbstractContextManager[Tick | None]:
@@ -160,22 +198,24 @@ class Pace:
     """Wall-clock seconds of a run's steps, and of what it does between them.
 
     Attributes:
-        stepping: seconds spent in steps.
+        steps: how many were timed.
+        stepping: seconds spent in them.
         aside: seconds spent evaluating and saving.
     """
 
     def __init__(self) -> None:
         self.stepping = 0.0
         self.aside = 0.0
-        self._reported = 0.0
-        self._steps = 0
+        self.steps = 0
+        self._reported = (0, 0.0)
+        self._early = 0.0
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """Time a step."""
         with self.waiting():
             yield
-        self._steps += 1
+        self.steps += 1
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -191,8 +231,20 @@ class Pace:
         yield
         self.aside += time.perf_counter() - began
 
+    @property
+    def is_early(self) -> bool:
+        """Whether `early` wants to look at the clock after this step."""
+        return self.steps in EARLY_STEPS
+
+    def early(self) -> float | None:
+        """Seconds a step by the first few, once they are taken; the device must be idle."""
+        first, last = EARLY_STEPS
+        if self.steps == first:
+            self._early = self.stepping
+        return (self.stepping - self._early) / (last - first) if self.steps == last else None
+
     def take(self) -> float:
         """Seconds per iteration since the last call."""
-        mean = (self.stepping - self._reported) / max(1, self._steps)
-        self._reported, self._steps = self.stepping, 0
-        return mean
+        steps, seconds = self._reported
+        self._reported = (self.steps, self.stepping)
+        return (self.stepping - seconds) / max(1, self.steps - steps)

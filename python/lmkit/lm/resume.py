@@ -7,18 +7,95 @@ with the checkpoint and compared, because with others the run goes on, only not 
 
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 
-from lmkit.config import ModelConfig, TrainConfig, from_dict, own_settings, settings, to_dict
+from lmkit.config import ModelConfig, TrainConfig, from_dict, settings, to_dict
 from lmkit.errors import MismatchError
-from lmkit.lm.checkpoint import Notice, read_checkpoint, read_latest
+from lmkit.lm.checkpoint import Notice, read_checkpoint, read_latest, restore
 from lmkit.lm.device import Device
+from lmkit.lm.optimizer import Optimizer
+from lmkit.lm.weight_average import WeightAverage
+from lmkit.setting import own_settings
 
 TOKENIZER_FLAGS = ("tokenizer", "vocab_path", "merges_path")
 NOT_A_CHANGE = ("load_checkpoint", *TOKENIZER_FLAGS)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come; the rest of its state is the model's and the optimizer's.
+
+    Attributes:
+        iteration: the steps taken.
+        best_val_loss: the lowest validation loss found, or None.
+        batch_offset: batches passed over in going back from bad ones; step k learns from batch
+            k + ``batch_offset``.
+        bad_in_a_row: the updates skipped just before, and
+        bad_skipped: in the whole run.
+        evaluation_due: whether the evaluation after the last step is still to be made.
+    """
+
+    iteration: int = 0
+    best_val_loss: float | None = None
+    batch_offset: int = 0
+    bad_in_a_row: int = 0
+    bad_skipped: int = 0
+    evaluation_due: bool = False
+
+    def to_state(self) -> dict[str, Any]:
+        """The parts of a checkpoint that tell it."""
+        return {
+            "iteration": self.iteration,
+            "best_val_loss": self.best_val_loss,
+            "data": {"next_batch": self.iteration + 1 + self.batch_offset},
+            "bad_steps": {"in_a_row": self.bad_in_a_row, "skipped": self.bad_skipped},
+            "evaluation_due": self.evaluation_due,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Progress":
+        """What a checkpoint tells; older ones tell less."""
+        iteration = int(state.get("iteration", 0))
+        next_batch = state.get("data", {}).get("next_batch", iteration + 1)
+        bad: Mapping[str, int] = state.get("bad_steps", {})
+        return cls(
+            iteration=iteration,
+            best_val_loss=state.get("best_val_loss"),
+            batch_offset=int(next_batch) - iteration - 1,
+            bad_in_a_row=bad.get("in_a_row", 0),
+            bad_skipped=bad.get("skipped", 0),
+            evaluation_due=bool(state.get("evaluation_due", False)),
+        )
+
+
+def restore_run(
+    state: Mapping[str, Any],
+    model: torch.nn.Module,
+    optimizer: Optimizer,
+    average: WeightAverage | None,
+    checkpoint: str,
+) -> None:
+    """Put model, optimizer, average and generators back to where a checkpoint has them.
+
+    The optimizer keeps its own rates and decays, which may have been given anew.
+    """
+    own = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
+    restore(state, model, optimizer, checkpoint)
+    for group, values in zip(optimizer.param_groups, own, strict=True):
+        group.update(values)
+    if average is not None and "average" in state:
+        average.load_state_dict(state["average"])
+    elif average is not None:
+        average.restart()
+    restore_generators(state.get("generators", {}))
 
 
 def open_checkpoint(typed: str, folder: str, notice: Notice) -> tuple[str, dict[str, Any]]:
@@ -68,7 +145,8 @@ def checked(given: Mapping[str, object]) -> dict[str, object]:
     """The given settings as their fields' types, so that they compare with stored ones."""
     known = settings(TrainConfig)
     return {
-        name: known[name].check(value) if name in known else value for name, value in given.items()
+        name: known[name].check_given(value) if name in known else value
+        for name, value in given.items()
     }
 
 
@@ -81,6 +159,7 @@ def exactness_settings(device: Device) -> dict[str, object]:
         "device": device.device.type,
         "dtype": str(device.dtype),
         "compile": device.compile,
+        "processes": distributed.get_world_size() if distributed.is_initialized() else 1,
         "matmul_precision": torch.get_float32_matmul_precision(),
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -138,7 +217,7 @@ def _refuse_another_shape(
 ) -> None:
     differing = [
         f"--{name} {given[name]} (the checkpoint has {stored[name]})"
-        for name in (*own_settings(ModelConfig), "decay_all")
+        for name in (*own_settings(ModelConfig), "optimizer", "decay_all")
         if name in given and name in stored and given[name] != stored[name]
     ]
     if differing:

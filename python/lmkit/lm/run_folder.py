@@ -1,6 +1,7 @@
 """The folder of one training run: who may write in it, what is in it, what a resume sets aside.
 
     checkpoint_<iter>.pt, .pt.json   the states (checkpoint.py)
+    best.pt, best.pt.json            the state with the lowest validation loss
     metrics.jsonl                    one JSON object per step and per evaluation
     config.toml                      the resolved configuration; the run can be repeated from it
     train.log                        what was printed, with the time of day
@@ -13,18 +14,32 @@ Opening a folder takes the lock and sweeps what a killed run left half-written.
 import errno
 import fcntl
 import json
+import math
 import os
 import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from lmkit.errors import SystemRefusedError, UsageError
-from lmkit.lm.checkpoint import Notice, checkpoints_in, sidecar_path
+from lmkit.errors import MismatchError, SystemRefusedError, UsageError
+from lmkit.lm.checkpoint import Notice, checkpoints_in, iteration_of, sidecar_path
 from lmkit.lm.durable import refused, sweep_temporaries, write_durably
 
 LOCK_NAME = "run.lock"
+BEST_NAME = "best.pt"
 NO_LOCKS_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def refuse_another_run(typed: str, *, force: bool) -> None:
+    """Raise when the folder holds a run already that may not be set aside."""
+    present = checkpoints_in(Path(typed))
+    if present and not force:
+        raise UsageError(
+            f"--checkpoint_dir {typed} already holds {len(present)} checkpoint"
+            f"{'s' if len(present) > 1 else ''}, the newest {present[0][1].name}",
+            hint="continue it with --load_checkpoint latest, set it aside with --force, "
+            "or choose another --checkpoint_dir",
+        )
 
 
 class RunFolder:
@@ -68,21 +83,17 @@ class RunFolder:
         """Where the checkpoint after ``iteration`` steps stands."""
         return self.path / f"checkpoint_{iteration}.pt"
 
-    def refuse_another_run(self, *, force: bool) -> None:
-        """Raise when the folder holds a run already that may not be set aside."""
-        present = checkpoints_in(self.path)
-        if present and not force:
-            raise UsageError(
-                f"--checkpoint_dir {self.typed} already holds {len(present)} checkpoint"
-                f"{'s' if len(present) > 1 else ''}, the newest {present[0][1].name}",
-                hint="continue it with --load_checkpoint latest, set it aside with --force, "
-                "or choose another --checkpoint_dir",
-            )
+    @property
+    def best_path(self) -> Path:
+        """Where the state with the lowest validation loss stands."""
+        return self.path / BEST_NAME
 
     def clear(self) -> None:
         """Set a run that is already in the folder aside, all of it."""
         for _, checkpoint in checkpoints_in(self.path):
             self._set_aside(checkpoint)
+        if self.best_path.exists():
+            self._set_aside(self.best_path)
         for name in ("metrics.jsonl", "train.log", "config.toml"):
             if (self.path / name).exists():
                 self._move_aside(self.path / name)
@@ -93,12 +104,15 @@ class RunFolder:
             if other > iteration or (other == iteration and not path.samefile(checkpoint)):
                 moved = self._set_aside(path)
                 self._notice(f"moved {path.name} to {moved.relative_to(self.path)}")
+        if self.best_path.exists() and self._best_is_later(iteration):
+            moved = self._set_aside(self.best_path)
+            self._notice(f"moved {BEST_NAME} to {moved.relative_to(self.path)}")
         self._cut_metrics(iteration)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All that ``metrics.jsonl`` holds: the run's history."""
-        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        """All that ``metrics.jsonl`` holds, the run's history; torn lines are left out."""
+        lines = (self.path / "metrics.jsonl").read_bytes().splitlines()
+        return [json.loads(line) for line in lines if _iteration_of(line) < math.inf]
 
     def write_config(self, toml: str) -> None:
         """Keep the resolved configuration."""
@@ -168,6 +182,12 @@ class RunFolder:
             sidecar_path(checkpoint).replace(sidecar_path(moved))
         return moved
 
+    def _best_is_later(self, iteration: int) -> bool:
+        try:
+            return iteration_of(self.best_path) > iteration
+        except MismatchError:  # not whole, so not to be taken for the best of what is left
+            return True
+
     def _move_aside(self, path: Path) -> Path:
         folder = self.path / "superseded"
         try:
@@ -195,4 +215,4 @@ def _iteration_of(line: bytes) -> float:
         record: dict[str, Any] = json.loads(line)
         return int(record["iter"])
     except (ValueError, KeyError, TypeError):
-        return float("inf")
+        return math.inf

@@ -7,10 +7,12 @@ a resumed run takes the steps the uninterrupted one would have taken: bit for bi
 host reads a loss from a GPU only where it reports, evaluates or saves, never once a step.
 """
 
-import math
+import itertools
 import shlex
+import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,17 +21,26 @@ from torch import Tensor
 from lmkit.config import TrainConfig, to_dict
 from lmkit.errors import LmkitError
 from lmkit.lm import advice
+from lmkit.lm.bad_steps import BadSteps, SpikeWatch, TooManyBadStepsError
 from lmkit.lm.batches import TokenBatches
-from lmkit.lm.checkpoint import write_checkpoint
+from lmkit.lm.checkpoint import read_checkpoint
+from lmkit.lm.checkpoint_writer import Saved
+from lmkit.lm.distributed import joined
 from lmkit.lm.evaluate import evaluate_loss
-from lmkit.lm.optimizer import clip_gradients, set_learning_rate
+from lmkit.lm.generate import generate
+from lmkit.lm.keeper import Bystander, Keeper
+from lmkit.lm.optimizer import clip_gradients, set_learning_rate, step_if_finite
 from lmkit.lm.preparation import Prepared, prepare
-from lmkit.lm.report import Pace, Report
-from lmkit.lm.resume import exactness_settings, generator_states
+from lmkit.lm.readings import Readings
+from lmkit.lm.report import EARLY_STEPS, Pace, Report, Silence, span
+from lmkit.lm.resume import Progress, exactness_settings, generator_states, restore_run
 from lmkit.lm.schedule import learning_rate
 from lmkit.lm.signals import StopSignals
 
 CHECKPOINT_FORMAT = 1
+SAMPLE_TOKENS = 64
+WITHOUT_SIGNAL = 1  # the reader left, or the time is up; signals that stop have higher numbers
+ROLLBACKS = 3  # to one checkpoint, each past other batches; then it is not the batches
 
 
 class Trainer:
@@ -68,55 +79,122 @@ class Trainer:
         SIGINT and SIGTERM end the run after the step at hand; the history so far is returned and
         ``exit_code`` tells which it was.
         """
-        with prepare(self._given, self._report, force=self._force) as run:
-            self._adopt(run)
-            with StopSignals(self._report.notice) as self._signals:
-                try:
-                    with advice.explaining_memory(self.config, self.device.device):
-                        self._loop()
-                    self._finish()
-                except LmkitError:
-                    self._rescue()
-                    raise
-            self.exit_code = self._signals.exit_code
-            return self.folder.metrics()
+        self._began = time.monotonic()
+        with joined() as self._ranks:
+            if not self._ranks.is_first:
+                self._report = Silence()
+            with prepare(self._given, self._report, self._ranks, force=self._force) as run:
+                self._adopt(run)
+                with StopSignals(self._report.notice) as self._signals:
+                    self._train()
+                received = max(self._signals.received or 0, self._stopped_by)
+                self.exit_code = 128 + received if received > WITHOUT_SIGNAL else 0
+                return self._keeper.history()
+
+    def _train(self) -> None:
+        try:
+            with (
+                self._ranks.explaining(),
+                advice.explaining_memory(self.config, self.device),
+            ):
+                self._loop()
+            self._finish()
+        except LmkitError:
+            self._rescue()
+            raise
+        finally:
+            self._keeper.wait()
 
     def _loop(self) -> None:
-        config = self.config
         self._report.line("Starting training...")
-        while self.step < config.max_iters and not self._stopping:
-            with self._pace.step():
-                self._update()
-            if due(self.step, config.log_interval):
-                self._log()
-            if due(self.step, config.eval_interval):
-                self._evaluate()
-            if due(self.step, config.save_interval) or self._signals.take_save_request():
-                self._save()
+        if self._evaluation_due:
+            self._make_up_for_evaluation()
+        while self.step < self.config.max_iters and not self._agree_to_stop():
+            try:
+                if self._save_wanted:  # by a signal
+                    self._save_what_is_due()
+                self._iterate()
+            except TooManyBadStepsError as error:
+                if self.config.on_bad_steps == "stop":
+                    raise
+                self._roll_back(error)
+
+    def _iterate(self) -> None:
+        """Take one step and do what is due after it."""
+        config = self.config
+        with self._pace.step():
+            self._update()
+        self._tell_time_to_finish()
+        if due(self.step, config.log_interval):
+            self._log()
+        if due(self.step, config.eval_interval):
+            self._evaluate()
+        self._save_wanted |= due(self.step, config.save_interval)
+        if self._save_wanted or self._is_best:
+            self._save_what_is_due()
+        if self.step == config.max_iters:
+            self._read()
 
     def _adopt(self, run: Prepared) -> None:
         """Take over what the preparation made."""
-        self.config, self.device, self.folder = run.config, run.device, run.folder
+        self.config, self.device = run.config, run.device
         self.model, self.optimizer, self._run = run.model, run.optimizer, run
-        self.step, self.best_val_loss = run.iteration, run.best_val_loss
         self._batches = TokenBatches(
             run.train_data.tokens,
             batch_size=self.config.batch_size,
             context_length=self.config.context_length,
             seed=self.config.seed,
             grad_accum_steps=self.config.grad_accum_steps,
+            sampling=self.config.sampling,
             device=self.device.device,
+            rank=self._ranks.rank,
+            ranks=self._ranks.count,
         )
+        self._shared = self._ranks.share(self.model)
         self._parameters = list(self.model.parameters())
-        self._saved = (run.iteration, run.checkpoint) if run.checkpoint else None
-        self._unread: list[_Step] = []
-        self._updating = False
-        self._advised = False
         self._pace = Pace()
+        saved = Saved(run.progress.iteration, run.checkpoint) if run.checkpoint else None
+        self._keeper = (
+            Keeper(run.folder, self.config, self._report, self._pace, saved)
+            if run.folder
+            else Bystander()
+        )
+        self._rollbacks: Counter[int] = Counter()
+        self._advised = False
+        self._stopped_by = 0
+        self._take_up(run.progress)
+
+    def _take_up(self, progress: Progress) -> None:
+        """Go on from where a checkpoint, or a new run, stands."""
+        self.step, self.best_val_loss = progress.iteration, progress.best_val_loss
+        self._batch_offset = progress.batch_offset
+        self._evaluation_due = progress.evaluation_due
+        self._bad = BadSteps(
+            self.config.max_bad_steps,
+            in_a_row=progress.bad_in_a_row,
+            skipped=progress.bad_skipped,
+            step=progress.iteration,
+        )
+        losses = [record["loss"] for record in self._keeper.history() if "loss" in record]
+        self._readings = Readings(self._bad, SpikeWatch(losses), self._report)
+        self._updating = self._is_best = self._save_wanted = False
 
     @property
     def _stopping(self) -> bool:
-        return self._signals.received is not None or self._report.reader_left
+        limit = self.config.max_time
+        out_of_time = limit is not None and time.monotonic() - self._began >= limit
+        return out_of_time or self._signals.received is not None or self._report.reader_left
+
+    def _agree_to_stop(self) -> bool:
+        """Whether any process is to stop; the loop asks once a step, and hears of saves asked for.
+
+        The number of the signal is agreed on too, so that all end with the same exit code.
+        """
+        wish = self._signals.received or (WITHOUT_SIGNAL if self._stopping else 0)
+        asked = int(self._signals.take_save_request())
+        self._stopped_by, save = self._ranks.highest(wish, asked)
+        self._save_wanted |= save > 0
+        return self._stopped_by > 0
 
     def _update(self) -> None:
         """Take one optimizer step on the mean loss over all its micro-batches."""
@@ -124,44 +202,54 @@ class Trainer:
         rate = learning_rate(iteration, self.config)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(iteration)
+        loss = self._backward(iteration + self._batch_offset)
         norm = clip_gradients(self._parameters, self.config.max_grad_norm)
-        self._unread.append(_Step(iteration, rate, torch.stack((loss, norm))))
-        if self.device.device.type == "cpu":  # where reading waits for nothing
-            self._read()
+        loss_and_norm = torch.stack((loss, norm))
+        self._readings.add(iteration, rate, loss_and_norm)
         self._updating = True
-        self.optimizer.step()
+        step_if_finite(self.optimizer, loss_and_norm)
+        if self._run.average is not None:
+            self._run.average.update()
         self.step = iteration
         self._updating = False
+        # On a CPU reading waits for nothing; elsewhere it is done for many steps at once.
+        if self.device.device.type == "cpu" or self._readings.many:
+            self._read()
 
-    def _backward(self, iteration: int) -> Tensor:
-        """Add up the gradients of the step's micro-batches; the mean of their losses."""
+    def _backward(self, batch: int) -> Tensor:
+        """Add up the gradients of a batch's micro-batches; the mean of their losses."""
         total = torch.zeros((), device=self.device.device)
-        for inputs_BT, targets_BT in self._batches.micro_batches(iteration):
-            with self.device.autocast():
-                part = self.model(inputs_BT, targets_BT) / self.config.grad_accum_steps
-            part.backward()
+        for number, (inputs_BT, targets_BT) in enumerate(self._batches.micro_batches(batch), 1):
+            is_last = number == self.config.grad_accum_steps
+            with self._ranks.alone(self._shared, but=is_last):
+                with self.device.autocast():
+                    part = self._shared(inputs_BT, targets_BT) / self.config.grad_accum_steps
+                part.backward()
             total += part.detach()
-        return total
+        return self._ranks.average(total)
 
     def _read(self) -> None:
-        """Fetch what the device computed for the steps not yet read, in one go, and keep it.
+        """Fetch what the device computed for the steps not yet read.
 
-        Raises where it is no longer a number: on the CPU before that touches the weights.
+        Raises where too many updates in a row, up to the last step, had to be skipped.
         """
-        if not self._unread:
+        self._readings.read()
+        if self._bad.too_many:
+            saved = self._keeper.saved.printed if self._keeper.saved else None
+            raise advice.unstable(self.config, self._bad, self.step, saved)
+
+    def _tell_time_to_finish(self) -> None:
+        """Say it once, a few steps in, where the first report comes later than that."""
+        if not self._pace.is_early or self.config.log_interval <= max(EARLY_STEPS):
             return
-        fetched = torch.stack([step.loss_and_norm for step in self._unread]).tolist()
-        for step, (loss, norm) in zip(self._unread, fetched, strict=True):
-            for quantity, value in (("loss", loss), ("gradient's norm", norm)):
-                if not math.isfinite(value):
-                    saved = self._saved[1] if self._saved else None
-                    raise advice.unstable(self.config, step.iteration, quantity, value, saved)
-            self._last_loss, self._last_rate = loss, step.rate
-            self._report.metrics(
-                {"iter": step.iteration, "loss": loss, "lr": step.rate, "grad_norm": norm}
+        with self._pace.waiting():
+            self._read()
+        seconds, left = self._pace.early(), self.config.max_iters - self.step
+        if seconds is not None:
+            self._report.notice(
+                f"about {span(seconds * left)} for the {left:,} steps left, "
+                f"at {seconds:.3f}s a step"
             )
-        self._unread.clear()
 
     def _log(self) -> None:
         """Report the step just taken."""
@@ -170,20 +258,29 @@ class Trainer:
         seconds = self._pace.take()
         left = seconds * (self.config.max_iters - self.step)
         rate = self._batches.tokens_per_step / max(seconds, 1e-9)
-        self._report.iteration(self.step, self._last_loss, seconds, self._last_rate, rate, left)
+        last, peak = self._readings, self.device.peak_flops()
+        flops = rate * self.model.flops_per_token(self.config.context_length)
+        used = None if peak is None else flops / (peak * self._ranks.count)
+        self._report.iteration(self.step, last.loss, seconds, last.rate, rate, left, used)
         advised = None if self._advised else advice.slow(self.config, self._pace, left)
         if advised:
             self._report.notice(advised)
             self._advised = True
 
     def _evaluate(self) -> None:
-        """Report the loss on the validation data, where there is some."""
+        """Report the loss on the validation data, where there is some.
+
+        A run that stops meanwhile does not wait for it: what goes on from there makes up for it.
+        """
         if self._run.val_data is None:
+            return
+        self._evaluation_due = True
+        if self._agree_to_stop():
             return
         with self._pace.waiting():
             self._read()
         self._report.line("Evaluating...")
-        with self._pace.between_steps():
+        with self._pace.between_steps(), self._averaged():
             loss = evaluate_loss(
                 self.model,
                 self._run.val_data.tokens,
@@ -191,70 +288,142 @@ class Trainer:
                 context_length=self.config.context_length,
                 num_batches=self.config.num_eval_batches,
                 device=self.device,
+                give_up=lambda: self._stopping,
+                ranks=self._ranks,
             )
+        if loss is None:
+            self._report.notice("the evaluation is broken off; what goes on from here repeats it")
+            return
+        self._evaluation_due = False
         if self.best_val_loss is None or loss < self.best_val_loss:
-            self.best_val_loss = loss
+            self.best_val_loss, self._is_best = loss, True
         self._report.validation(self.step, loss)
         self._report.metrics({"iter": self.step, "val_loss": loss})
+        self._sample()
 
-    def _save(self) -> None:
-        """Write a checkpoint of the state after the step just taken, unless there is one."""
-        if self._saved and self._saved[0] == self.step:
+    def _sample(self) -> None:
+        """Let the model continue the prompt it was given, always by the same dice."""
+        prompt = self.config.sample_prompt
+        if prompt is None or not self._ranks.is_first:
             return
+        with self._pace.between_steps(), self._averaged(), self.device.autocast():
+            pieces = generate(
+                self.model,
+                self._run.tokenizer,
+                prompt,
+                max_new_tokens=SAMPLE_TOKENS,
+                seed=self.config.seed,
+            )
+            text = prompt + "".join(itertools.takewhile(lambda _: not self._stopping, pieces))
+        self._report.line(f"Sample: {text}", event="sample", iter=self.step, sample=text)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """The model with its averaged weights, where they are averaged."""
+        average = self._run.average
+        return nullcontext() if average is None else average.in_place()
+
+    def _make_up_for_evaluation(self) -> None:
+        """Evaluate the model as it was loaded, and keep its checkpoint with the result."""
+        self._evaluate()
+        if not self._evaluation_due:
+            self._save(again=True)
+
+    def _save_what_is_due(self) -> None:
+        """Save; a numbered checkpoint waits while updates are being skipped.
+
+        A run that goes back from bad steps must find one from before them. What is best by
+        validation loss alone goes to ``best.pt`` only.
+        """
         with self._pace.waiting():
             self._read()
-        path = self.folder.checkpoint_path(self.step)
-        printed = self.folder.printed(path.name)
-        self._report.line(f"Saving checkpoint to {printed}", event="saving", path=printed)
-        with self._pace.between_steps():
-            write_checkpoint(path, self._state())
-        self._saved = (self.step, printed)
+        numbered = self._save_wanted and not self._bad.in_a_row
+        if numbered or self._is_best:
+            self._save(numbered=numbered)
+
+    def _save(self, *, numbered: bool = True, again: bool = False) -> None:
+        """Begin to write a checkpoint of the state after the step just taken."""
+        with self._pace.waiting():
+            self._read()
+        self._keeper.save(
+            self.step, self._state, numbered=numbered, best=self._is_best, again=again
+        )
+        self._save_wanted = self._save_wanted and not numbered
+        self._is_best = False
 
     def _state(self) -> dict[str, Any]:
         """All that the steps to come depend on, as plain data."""
-        return {
+        progress = Progress(
+            iteration=self.step,
+            best_val_loss=self.best_val_loss,
+            batch_offset=self._batch_offset,
+            bad_in_a_row=self._bad.in_a_row,
+            bad_skipped=self._bad.skipped,
+            evaluation_due=self._evaluation_due,
+        ).to_state()
+        average = self._run.average
+        if average is not None:
+            progress["average"] = average.state_dict()
+        return progress | {
             "format": CHECKPOINT_FORMAT,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "iteration": self.step,
             "config": to_dict(self.config),
             "generators": generator_states(),
             "tokenizer": self._run.tokenizer.to_json(),
-            "best_val_loss": self.best_val_loss,
-            "data": self._run.data_identity() | {"next_batch": self.step + 1},
+            "data": self._run.data_identity() | progress["data"],
             "settings": exactness_settings(self.device),
         }
 
+    def _roll_back(self, error: TooManyBadStepsError) -> None:
+        """Go on from the last good checkpoint with the batches that come after the bad ones."""
+        self._keeper.wait()
+        saved = self._ranks.from_first(self._keeper.saved)
+        if saved is None:
+            raise error
+        self._rollbacks[saved.step] += 1
+        if self._rollbacks[saved.step] > ROLLBACKS:
+            self._report.notice(f"went back to {saved.printed} {ROLLBACKS} times, to no avail")
+            raise error
+        state = read_checkpoint(saved.printed, self._report.notice)
+        restore_run(state, self.model, self.optimizer, self._run.average, saved.printed)
+        self._keeper.go_back(saved)
+        next_batch = error.last + self._batch_offset + 1
+        self._take_up(Progress.from_state(state))
+        self._batch_offset = next_batch - self.step - 1
+        self._report.notice(
+            f"{error}: going on from there with batch {next_batch:,}, past the bad ones"
+        )
+
     def _finish(self) -> None:
         """Leave a last checkpoint; after a signal also the command that goes on from it."""
+        self._keeper.wait()
         self._save()
-        if self._stopping and self._saved:
+        failure = self._keeper.wait()
+        if failure is not None:
+            raise failure
+        if (self._stopped_by or self._stopping) and self._keeper.saved:
+            printed = self._keeper.saved.printed
             self._report.line(
                 f"Stopped after {self.step:,} of {self.config.max_iters:,} iterations. "
-                f"To go on: lmkit train --load_checkpoint {shlex.quote(self._saved[1])}",
+                f"To go on: lmkit train --load_checkpoint {shlex.quote(printed)}",
                 event="stopped",
                 iter=self.step,
-                path=self._saved[1],
+                path=printed,
             )
 
     def _rescue(self) -> None:
         """Save the last whole step of a run that failed, where its weights are sound."""
+        self._keeper.wait()
+        self._readings.forget()
+        if self._bad.first is not None:
+            self.step = self._bad.first[0] - 1  # no update was applied since
+            self._bad = BadSteps(self._bad.limit, skipped=self._bad.skipped)
         sound = not self._updating and all(bool(p.isfinite().all()) for p in self._parameters)
-        if sound and self.step > (self._saved[0] if self._saved else 0):
-            self._unread.clear()
+        if sound and self.step > (self._keeper.saved.step if self._keeper.saved else 0):
             try:
                 self._save()
             except LmkitError as error:
                 self._report.notice(f"the last steps could not be saved: {error}")
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A step whose loss and gradient norm (2,) are still the device's."""
-
-    iteration: int
-    rate: float
-    loss_and_norm: Tensor
 
 
 def due(step: int, interval: int) -> bool:

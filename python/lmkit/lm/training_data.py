@@ -1,23 +1,29 @@
 """A token file to data that a run may trust: its ids fit the model, its tokenizer is the run's.
 
+Text is taken too: it is tokenized once, into a token file beside it that later runs find.
 A sidecar that still describes its file answers at once; otherwise the file is read through, once,
 before the first step, and what that finds (the largest id, a hash) is not written anywhere.
 """
 
 import hashlib
+import math
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmkit.errors import MalformedError, MismatchError
+from lmkit.errors import LmkitError, MalformedError, MismatchError, UsageError
+from lmkit.lm.batches import Mixture
 from lmkit.lm.report import Report
-from lmkit.token_file import Sidecar, TokenFileWarning, TokenReader
+from lmkit.token_file import Sidecar, TokenFileWarning, TokenReader, sidecar_path
+from lmkit.tokenize_files import tokenize
 from lmkit.tokenizer import Tokenizer
 
 TOKENS_AT_ONCE = 1 << 20
+NPY_MAGIC = b"\x93NUMPY"
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class TrainingData:
     """
 
     path: str
-    tokens: TokenReader
+    tokens: TokenReader | Mixture
     fingerprint: str
 
     def identity(self) -> dict[str, Any]:
@@ -39,24 +45,103 @@ class TrainingData:
         return {"path": self.path, "tokens": len(self.tokens), "fingerprint": self.fingerprint}
 
 
+def open_all(typed: str, tokenizer: Tokenizer, vocab_size: int, report: Report) -> TrainingData:
+    """Open what ``--train_data`` names: one file, or several with weights, ``a.npy=3,b.npy=1``."""
+    parts = parse_weights(typed)
+    opened = [open_data(path, tokenizer, vocab_size, report) for path, _ in parts]
+    if len(parts) == 1:
+        return opened[0]
+    weights = [weight for _, weight in parts]
+    known = [f"{one.fingerprint} {weight}" for one, weight in zip(opened, weights, strict=True)]
+    digest = hashlib.sha256("\n".join(known).encode()).hexdigest()
+    mixture = Mixture([one.tokens for one in opened], weights)
+    return TrainingData(typed, mixture, f"mixture:{digest}")
+
+
+def parse_weights(typed: str) -> list[tuple[str, float]]:
+    """The files of ``--train_data`` with their weights, 1 where none is given."""
+    if "," not in typed or Path(typed).exists():
+        return [(typed, 1.0)]
+    found = []
+    for part in typed.split(","):
+        path, equals, weight = part.rpartition("=")
+        try:
+            found.append((path, float(weight)) if equals else (part, 1.0))
+        except ValueError:
+            raise UsageError(
+                f"--train_data {part}: {weight!r} is no weight",
+                hint="several files are given as books.npy=3,code.npy=1",
+            ) from None
+        if not 0 < found[-1][1] < math.inf:
+            raise UsageError(f"--train_data {part}: a weight must be above 0, and finite")
+    return found
+
+
 def open_data(path: str, tokenizer: Tokenizer, vocab_size: int, report: Report) -> TrainingData:
-    """Open a token file, or say in one sentence why a model must not be trained on it."""
+    """Open a token file, or text, or say in one sentence why a model must not be trained on it."""
+    if not is_token_file(path):
+        path = tokenized(path, tokenizer, report)
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always", TokenFileWarning)
         tokens = TokenReader(path)
     for remark in remarks:
         report.notice(str(remark.message))
+    refuse_other_tokenizer(tokens, tokenizer, "the one given")
     sidecar = tokens.sidecar
-    if sidecar is not None and sidecar.tokenizer not in (None, tokenizer.fingerprint):
-        raise MismatchError(
-            f"{path} was made with another tokenizer than the one given",
-            hint="tokenize the text with this tokenizer, or pass the one the file was made with",
-        )
     if sidecar is not None and _fits(sidecar, vocab_size):
         fingerprint = sidecar.checksum
     else:
         fingerprint = _read_through(path, tokens, vocab_size, report)
     return TrainingData(path, tokens, fingerprint)
+
+
+def is_token_file(path: str) -> bool:
+    """Whether a path names token ids rather than text: by its ending, sidecar or first bytes."""
+    if path.endswith((".npy", ".bin")) or sidecar_path(path).exists():
+        return True
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(NPY_MAGIC)) == NPY_MAGIC
+    except OSError:
+        return False
+
+
+def tokenized(path: str, tokenizer: Tokenizer, report: Report) -> str:
+    """The token file beside a text that this tokenizer makes of it, made now or before."""
+    if Path(path).is_dir():
+        raise UsageError(
+            f"{path} is a folder, not a token file or a text",
+            hint="make a token file of what is in it with lmkit tokenize",
+        )
+    target = f"{path}.{tokenizer.fingerprint.removeprefix('sha256:')[:12]}.npy"
+    if _is_current(Path(target), Path(path)):
+        report.notice(f"{path} is text: taking {target}, which was made of it before")
+        return target
+    report.notice(f"{path} is text: tokenizing it into {target}, which later runs will find")
+    with report.progress(f"Tokenizing {path}", "bytes") as tick:
+        tokenize(path, target, tokenizer, force=True, progress=tick)
+    return target
+
+
+def _is_current(target: Path, text: Path) -> bool:
+    """Whether a token file is whole, with its sidecar, and no older than its text."""
+    try:
+        if target.stat().st_mtime_ns < text.stat().st_mtime_ns:
+            return False
+        with TokenReader(target) as tokens:
+            return tokens.sidecar is not None
+    except (OSError, LmkitError):
+        return False
+
+
+def refuse_other_tokenizer(tokens: TokenReader, tokenizer: Tokenizer, whose: str) -> None:
+    """Raise where the sidecar of a token file names another tokenizer than this one."""
+    sidecar = tokens.sidecar
+    if sidecar is not None and sidecar.tokenizer not in (None, tokenizer.fingerprint):
+        raise MismatchError(
+            f"{tokens.path} was made with another tokenizer than {whose}",
+            hint="tokenize the text with the tokenizer of the model",
+        )
 
 
 def _fits(sidecar: Sidecar, vocab_size: int) -> bool:

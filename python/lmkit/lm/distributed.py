@@ -1,0 +1,145 @@
+"""Several processes to one run: each has the whole model and its share of every micro-batch.
+
+What torchrun, or ``lmkit train --nproc``, puts into the environment (RANK, WORLD_SIZE, LOCAL_RANK)
+makes a process one of them. Gradients are averaged by torch's DistributedDataParallel while the
+backward pass still runs; what the host must agree on (to stop, to evaluate) goes over gloo, so that
+no accelerator is waited for. A single process pays nothing: every call is then the identity.
+"""
+
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lmkit.config import TrainConfig
+from lmkit.errors import TrainingError, UsageError
+
+Plain = TypeVar("Plain")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a run, and which of them this is.
+
+    Attributes:
+        rank: from 0; the first is the one that prints, and writes.
+        count: how many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process prints and writes."""
+        return self.rank == 0
+
+    def check(self, config: TrainConfig) -> None:
+        """Refuse a batch that cannot be shared equally."""
+        if config.batch_size % self.count:
+            raise UsageError(
+                f"--batch_size {config.batch_size} cannot be shared equally by {self.count} "
+                "processes",
+                hint=f"pass a multiple of {self.count}; the batch is that of all processes",
+            )
+
+    def highest(self, *numbers: int) -> list[int]:
+        """The highest of the numbers that the processes give, place by place."""
+        if self.count == 1:
+            return list(numbers)
+        told = torch.tensor(numbers)
+        distributed.all_reduce(told, distributed.ReduceOp.MAX)
+        return [int(number) for number in told.tolist()]
+
+    def sums(self, *numbers: float) -> list[float]:
+        """The sums of the numbers that the processes give, place by place."""
+        if self.count == 1:
+            return list(numbers)
+        told = torch.tensor(numbers, dtype=torch.float64)
+        distributed.all_reduce(told)
+        return [float(number) for number in told.tolist()]
+
+    def average(self, tensor: Tensor) -> Tensor:
+        """Make ``tensor`` the mean of those of all processes; the host need not wait for it."""
+        if self.count > 1:
+            distributed.all_reduce(tensor)
+            tensor /= self.count
+        return tensor
+
+    def from_first(self, value: Plain) -> Plain:
+        """What the first process gives, plain data; the others' own is not looked at."""
+        if self.count == 1:
+            return value
+        told = [value]
+        distributed.broadcast_object_list(told, src=0)
+        return told[0]
+
+    def wait(self) -> None:
+        """Wait for all processes to come here."""
+        if self.count > 1:
+            distributed.barrier()
+
+    @contextmanager
+    def first_goes_first(self) -> Iterator[None]:
+        """Let the first process do alone what is inside, and then the others."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
+    def share(self, model: nn.Module) -> nn.Module:
+        """The module to compute losses with, so that backward averages the gradients."""
+        if self.count == 1:
+            return model
+        # The tables of angles are the same everywhere; torch has given the setting a new name.
+        known = inspect.signature(DistributedDataParallel.__init__).parameters
+        name = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)
+        settings: dict[str, Any] = {name: False}
+        return DistributedDataParallel(model, **settings)
+
+    @staticmethod
+    def alone(shared: nn.Module, *, but: bool) -> AbstractContextManager[Any]:
+        """A context for one micro-batch: gradients are averaged ``but`` in the last."""
+        if but or not isinstance(shared, DistributedDataParallel):
+            return nullcontext()
+        return shared.no_sync()
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Say in one sentence that another process is gone."""
+        try:
+            yield
+        except RuntimeError as error:
+            said, words = str(error), ("gloo", "nccl", "connection")
+            if self.count == 1 or not any(word in said.lower() for word in words):
+                raise
+            raise TrainingError(
+                f"process {self.rank} of {self.count} lost another one: "
+                f"{said.strip().splitlines()[0].split('. ')[0]}",
+                hint="--max_restarts N goes on from the last checkpoint by itself",
+            ) from error
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Be one of the processes that the environment tells of, until the block ends."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Ranks()
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(backend)
+    try:
+        yield Ranks(distributed.get_rank(), count)
+    finally:
+        distributed.destroy_process_group()

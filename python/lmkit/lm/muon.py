@@ -1,0 +1,59 @@
+"""torch's Muon, with its matrix products in float32 for CPUs that have no bfloat16 units.
+
+torch orthogonalises in bfloat16 whatever the device. On a CPU that emulates it a step of the small
+preset then takes seconds, several times its forward and backward passes. This is the same update
+with the same state, so that a checkpoint of either goes on with the other.
+
+Axes: M rows, N columns, M at most N.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+RMS_OF_ADAMW = 0.2  # what torch's "match_rms_adamw" takes
+
+
+class Float32Muon(torch.optim.Muon):
+    """Muon with ``adjust_lr_fn="match_rms_adamw"``, computed in the parameters' own precision."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ANN401, ARG002 - torch's signature
+        """Take a step; a closure is not called."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+
+    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        gradient, momentum = parameter.grad, group["momentum"]
+        if gradient is None:
+            return
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        buffer: Tensor = state["momentum_buffer"]
+        buffer.lerp_(gradient, 1 - momentum)
+        update = gradient.lerp(buffer, momentum) if group["nesterov"] else buffer
+        update = orthogonalised(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        rate = group["lr"] * RMS_OF_ADAMW * math.sqrt(max(parameter.shape))
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(update, alpha=-rate)
+
+
+def orthogonalised(
+    matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> Tensor:
+    """A matrix of the same singular vectors, its singular values near 1 (Newton-Schulz)."""
+    a, b, c = coefficients
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x_MN = matrix.T if is_tall else matrix
+    x_MN = x_MN / x_MN.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram_MM = x_MN @ x_MN.T
+        x_MN = torch.addmm(
+            x_MN, torch.addmm(gram_MM, gram_MM, gram_MM, beta=b, alpha=c), x_MN, beta=a
+        )
+    return x_MN.T if is_tall else x_MN

@@ -1,0 +1,162 @@
+"""Several processes, one run: the same batches, the same losses to rounding, one voice, one end."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from lmkit.cli.launch import as_words
+from lmkit.config import TrainConfig
+from lmkit.errors import TrainingError, UsageError
+from lmkit.lm.batches import TokenBatches
+from lmkit.lm.checkpoint import checkpoints_in, read_checkpoint
+from lmkit.lm.distributed import Ranks
+from tiny_run import (
+    flags,
+    losses,
+    make_inputs,
+    one_thread,
+    resume,
+    run_command,
+    settings,
+    start_command,
+    train,
+)
+
+FOREVER = 1_000_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def assert_same_losses(one: Path, other: Path) -> None:
+    """Equal to rounding, which grows from step to step."""
+    assert losses(one).keys() == losses(other).keys()
+    for step, loss in losses(other).items():
+        assert losses(one)[step] == pytest.approx(loss, abs=1e-5 if step < 3 else 2e-3), step
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_shares_of_the_ranks_are_the_batch(ranks: int):
+    options = {"batch_size": 4, "context_length": 8, "grad_accum_steps": 2, "seed": 3}
+    tokens = np.arange(1000)
+    whole = list(TokenBatches(tokens, **options).micro_batches(7))
+    shares = [
+        list(TokenBatches(tokens, **options, rank=rank, ranks=ranks).micro_batches(7))
+        for rank in range(ranks)
+    ]
+    for number, (inputs, _) in enumerate(whole):
+        together = [row for share in shares for row in share[number][0].tolist()]
+        assert together == inputs.tolist()
+
+
+def test_two_processes_learn_what_one_does_and_only_the_first_speaks(
+    inputs: dict[str, str], tmp_path: Path
+):
+    two, one = tmp_path / "two", tmp_path / "one"
+    given = {"max_iters": 10, "batch_size": 4, "grad_accum_steps": 2, "sample_prompt": "3"}
+    done = run_command(*flags(settings(inputs, two, **given)), "--nproc", "2")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("Iter     10 | Loss")]
+    for said in ("Starting training...", "Iter     10 | Val", "Saving checkpoint to"):
+        assert len([line for line in lines if line.startswith(said)]) == 1, said
+    history = train(inputs, one, **given)
+    assert_same_losses(two, one)
+    found = read_checkpoint(two / "checkpoint_10.pt")
+    best = min(record["val_loss"] for record in history if "val_loss" in record)
+    assert found["best_val_loss"] == pytest.approx(best, abs=1e-3)
+    assert found["settings"]["processes"] == 2
+    assert not any(name.startswith("module.") for name in found["model"])
+    # One process goes on with what two began.
+    resume(two, max_iters=12)
+    resume(one, max_iters=12)
+    assert_same_losses(two, one)
+
+
+def test_a_process_that_dies_costs_only_the_steps_since_the_last_checkpoint(
+    inputs: dict[str, str], tmp_path: Path
+):
+    run = tmp_path / "run"
+    given = settings(inputs, run, max_iters=FOREVER, save_interval=5, log_interval=FOREVER)
+    process = start_command(*flags(given), "--nproc", "2", "--max_restarts", "1")
+    wait_for(run / "checkpoint_5.pt", process)
+    children = psutil.Process(process.pid).children()
+    next(child for child in children if child.environ()["RANK"] == "1").kill()
+    process_gone(children)
+    reached = checkpoints_in(run)[0][0]
+    wait_for(run / f"checkpoint_{reached // 5 * 5 + 10}.pt", process)
+    # Stopped from outside: all stop, the first saves, and there is no restart.
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 143, said
+    assert "beginning again from the last checkpoint (restarts left: 0)" in said
+    assert "To go on: lmkit train --load_checkpoint" in said
+    last = checkpoints_in(run)[0][0]
+    train(inputs, tmp_path / "one", max_iters=12)
+    assert list(losses(run)) == list(range(1, last + 1))
+    for step, loss in losses(tmp_path / "one").items():
+        assert losses(run)[step] == pytest.approx(loss, abs=2e-3), step
+
+
+@pytest.mark.slow
+def test_without_restarts_a_dead_process_ends_the_job(inputs: dict[str, str], tmp_path: Path):
+    run = tmp_path / "run"
+    given = settings(inputs, run, max_iters=FOREVER, save_interval=5, log_interval=FOREVER)
+    process = start_command(*flags(given), "--nproc", "2")
+    wait_for(run / "checkpoint_5.pt", process)
+    children = psutil.Process(process.pid).children()
+    next(child for child in children if child.environ()["RANK"] == "1").kill()
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 137, said
+    assert "error: process 0 of 2 lost another one" in said
+    assert "Traceback" not in said
+    # What was whole stays, and the survivor's last whole step too.
+    assert checkpoints_in(run)[0][0] >= 5
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def process_gone(children: list[psutil.Process]) -> None:
+    psutil.wait_procs(children, timeout=120)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(UsageError, match="--batch_size 32 cannot be shared equally by 3") as caught:
+        Ranks(0, 3).check(TrainConfig())
+    assert "a multiple of 3" in str(caught.value.hint)
+    Ranks(0, 4).check(TrainConfig())
+
+
+def test_a_lost_process_is_one_sentence():
+    lost = "[gloo/transport/tcp/pair.cc:537] Connection closed by peer"
+    expected = pytest.raises(TrainingError, match=r"process 1 of 2 lost another one: \[gloo")
+    with expected, Ranks(1, 2).explaining():
+        raise RuntimeError(lost)
+    with pytest.raises(RuntimeError, match="shape"), Ranks(1, 2).explaining():
+        raise RuntimeError("shape mismatch")
+
+
+def test_options_are_handed_on_as_typed():
+    given = {"d_model": 16, "decay_all": False, "deterministic": True, "max_grad_norm": "none"}
+    words = ["--d_model", "16", "--no_decay_all", "--deterministic", "--max_grad_norm", "none"]
+    assert as_words(given) == words
