@@ -129,7 +129,13 @@ fn fill<W: Window, R: Rule>(
         } else {
             let written = write_positions(found, *at, &mut ends[count..]);
             count += written;
-            *at = ends[count - 1];
+            // Where the next window lies is what the processor waits for: the last bit tells it
+            // sooner than the last position, which is written after all others.
+            *at = if written == found.count_ones() as usize {
+                *at + WIDTH - 1 - found.leading_zeros() as usize
+            } else {
+                ends[count - 1]
+            };
         }
     }
     count
