@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::memory::{filled, prefetch, reserve};
 
 /// Pretokens up to this long are their own key.
-const SHORT: usize = 15;
+pub(super) const SHORT: usize = 15;
 /// In a key's top byte: the key is a hash and a length, the bytes are in the arena.
 const LONG: u64 = 0xff << 56;
 /// Pretokens whose keys are made and prefetched before the first of them is looked up.
@@ -29,7 +29,7 @@ type Entry = [u64; 4];
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     entries: Entries,
-    len: usize,
+    pub(super) len: usize,
     arena: Vec<u8>,
 }
 
@@ -112,9 +112,22 @@ impl Table {
         self.entries.all()[slot][2]
     }
 
+    /// How many bytes the pretokens have that are not their own key.
+    pub(super) fn arena_len(&self) -> usize {
+        self.arena.len()
+    }
+
     /// How many slots there are, free ones included.
     pub(crate) fn slots(&self) -> usize {
         self.entries.slots
+    }
+
+    /// Every slot once, in an order that has nothing to do with hashes: what goes from one table
+    /// into a smaller one in the order of its slots piles up, each entry behind the one before.
+    pub(super) fn scattered_slots(&self) -> impl Iterator<Item = usize> + use<> {
+        let slots = self.slots();
+        // An odd factor visits all of a power of two.
+        (0..slots).map(move |number| number.wrapping_mul(0x9e37_79b1) & (slots - 1))
     }
 
     /// How many bytes the pretoken at `slot` has.

@@ -1,5 +1,6 @@
 """Learning a vocabulary: equal to Hugging Face's trainer, the same however the text comes."""
 
+import base64
 import gzip
 import json
 import os
@@ -51,6 +52,7 @@ def huggingface(
     specials: tuple[str, ...] = (END,),
     pattern: str = "gpt2",
     min_frequency: int = 0,
+    max_token_length: int | None = None,
 ) -> tuple[dict[str, int], list[list[str]]]:
     """Vocabulary and merges of BpeTrainer, fed the text between special tokens."""
     tokenizer = Tokenizer(models.BPE())
@@ -69,6 +71,7 @@ def huggingface(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         min_frequency=min_frequency,
         show_progress=False,
+        **({} if max_token_length is None else {"max_token_length": max_token_length}),
     )
     documents = [part for text in texts for part in text.split(END)]
     tokenizer.train_from_iterator(documents, trainer)
@@ -189,6 +192,44 @@ def test_a_large_text_in_memory_is_cut_like_a_file(tmp_path):
     assert lmkit.Tokenizer.train(texts=[text], vocab_size=700) == lmkit.Tokenizer.train(path, 700)
 
 
+def test_a_tokenizer_is_extended(tmp_path):
+    whole = lmkit.Tokenizer.train(texts=TEXTS, vocab_size=500, special_ids="first")
+    base = lmkit.Tokenizer.train(texts=TEXTS, vocab_size=380, special_ids="first")
+    base.save(tmp_path / "base")
+    for first in (base, tmp_path / "base", tmp_path / "base" / "tokenizer.json"):
+        assert lmkit.Tokenizer.train(texts=TEXTS, vocab_size=500, extend=first) == whole
+    other = lmkit.Tokenizer.train(
+        texts=["zebra zoo " * 9 + "<new>"], vocab_size=385, extend=base, special_tokens=["<new>"]
+    )
+    assert list(other.vocab.items())[:380] == list(base.vocab.items())
+    assert other.merges[: len(base.merges)] == base.merges
+    assert other.special_tokens == base.special_tokens | {"<new>": 384}
+    with pytest.raises(lmkit.MismatchError, match="--pattern splits text by cl100k"):
+        lmkit.Tokenizer.train(texts=TEXTS, vocab_size=500, extend=base, pattern="cl100k")
+    ranks = tmp_path / "ranks.tiktoken"
+    ranks.write_text(
+        "".join(f"{base64.b64encode(bytes([byte])).decode()} {byte}\n" for byte in range(256))
+    )
+    with pytest.raises(lmkit.UsageError, match="ranks has no merges to go on from"):
+        lmkit.Tokenizer.train(texts=TEXTS, vocab_size=500, extend=ranks)
+
+
+def test_extending_by_huggingface_ties_goes_by_the_ids_of_the_whole():
+    options = {"texts": TEXTS, "tie_break": "huggingface"}
+    whole = lmkit.Tokenizer.train(vocab_size=500, **options)
+    base = lmkit.Tokenizer.train(vocab_size=400, **options)
+    assert lmkit.Tokenizer.train(vocab_size=500, extend=base, **options) == whole
+
+
+def test_tokens_are_as_long_as_huggingface_would_have_them(tmp_path):
+    # BpeTrainer takes tokens shorter than its max_token_length, lmkit up to it.
+    ours = lmkit.Tokenizer.train(
+        texts=TEXTS, vocab_size=500, tie_break="huggingface", max_token_length=5
+    )
+    assert max(len(token) for token in ours.vocab.values() if token != END.encode()) == 5
+    assert saved(ours, tmp_path / "t") == huggingface(TEXTS, 500, max_token_length=6)
+
+
 def test_min_frequency_ends_the_learning():
     tok = lmkit.Tokenizer.train(texts=["abab ab cd"], vocab_size=400, min_frequency=2)
     assert tok.merges == [(b"a", b"b")]
@@ -207,6 +248,14 @@ def test_min_frequency_ends_the_learning():
         ({"texts": "a text"}, "texts is one text"),
         ({"paths": "x"}, "either paths or texts"),
         ({"text_field": "t"}, "do nothing to texts"),
+        ({"max_token_length": 1}, "--max_token_length must be at least 2"),
+        ({"special_ids": "middle"}, "none of first, last"),
+        ({"initial_alphabet": "letters"}, "--initial_alphabet must be bytes"),
+        ({"memory_limit": "1M"}, "too small; give at least 128M"),
+        ({"memory_limit": "some"}, "such as 4G or 500M, not 'some'"),
+        ({"allow_pruning": True}, "no effect without --memory_limit"),
+        ({"held_out": "x"}, "no effect without report"),
+        ({"seed": -1}, "--seed must be from 0"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(arguments, message):
