@@ -2,14 +2,17 @@
 
 import base64
 import gzip
+import heapq
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -129,6 +132,38 @@ def test_heads_of_real_corpora_give_the_merges_of_huggingface(tmp_path, shared_d
     assert_equal_to_huggingface(tmp_path / "tok", [text], 4000)
 
 
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("corpus", ["books_200M", "books_b_200M", "code_80M", "zhja_40M"])
+def test_whole_corpora_give_the_merges_of_huggingface(tmp_path, shared_dir, corpus):
+    packed = shared_dir / "corpora" / f"{corpus}.txt.zst"
+    with packed.open("rb") as file:
+        text = zstandard.ZstdDecompressor().stream_reader(file).read().decode("utf-8")
+    first = lmkit.Tokenizer.train(packed, 32_000, tie_break="huggingface")
+    assert saved(first, tmp_path / "tok") == huggingface([text], 32_000)
+    plain = tmp_path / "plain.txt"
+    plain.write_text(text, encoding="utf-8", newline="")
+    for repeat in range(20):
+        again = lmkit.Tokenizer.train(
+            plain, 32_000, tie_break="huggingface", num_threads=repeat % 4 + 1
+        )
+        assert again == first
+
+
+def merged(word: Sequence[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
+    """The word with each occurrence of the pair, from the left, as one token."""
+    new, at = [], 0
+    while at < len(word):
+        if tuple(word[at : at + 2]) == pair:
+            new.append(pair[0] + pair[1])
+            at += 2
+        else:
+            new.append(word[at])
+            at += 1
+    return new
+
+
 def slow_merges(texts: list[str], count: int) -> list[tuple[bytes, bytes]]:
     """The course's rule as a student writes it: everything counted anew for each merge."""
     words = Counter()
@@ -144,19 +179,77 @@ def slow_merges(texts: list[str], count: int) -> list[tuple[bytes, bytes]]:
             break
         best = max(pairs, key=lambda pair: (pairs[pair], pair))
         merges.append(best)
-        merged = Counter()
+        again = Counter()
         for word, times in words.items():
-            new, at = [], 0
-            while at < len(word):
-                if word[at : at + 2] == best:
-                    new.append(best[0] + best[1])
-                    at += 2
-                else:
-                    new.append(word[at])
-                    at += 1
-            merged[tuple(new)] += times
-        words = merged
+            again[tuple(merged(word, best))] += times
+        words = again
     return merges
+
+
+def indexed_merges(  # noqa: C901 - a reference on one page
+    words: Counter[bytes], count: int
+) -> list[tuple[bytes, bytes]]:
+    """The same rule for larger texts: pairs are counted once and kept up to date by word."""
+    spelled = [[bytes([b]) for b in word] for word in words]
+    times = list(words.values())
+    pairs, places, by_count = Counter(), defaultdict(set), defaultdict(set)
+    tops: list[int] = []
+
+    def enter(index: int, sign: int, changed: Counter[tuple[bytes, bytes]]) -> None:
+        for pair in pairwise(spelled[index]):
+            changed[pair] += sign * times[index]
+            if sign > 0:
+                places[pair].add(index)
+
+    def settle(changed: Counter[tuple[bytes, bytes]]) -> None:
+        for pair, by in changed.items():
+            if by:
+                by_count[pairs[pair]].discard(pair)
+                pairs[pair] += by
+                by_count[pairs[pair]].add(pair)
+                heapq.heappush(tops, -pairs[pair])
+
+    changed = Counter()
+    for index in range(len(spelled)):
+        enter(index, 1, changed)
+    settle(changed)
+    merges = []
+    while len(merges) < count:
+        while not by_count[-tops[0]]:
+            heapq.heappop(tops)
+        best = max(by_count[-tops[0]])
+        changed = Counter()
+        merges.append(best)
+        for index in places.pop(best):
+            enter(index, -1, changed)
+            spelled[index] = merged(spelled[index], best)
+            enter(index, 1, changed)
+        settle(changed)
+    return merges
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("corpus", "size", "merges"),
+    [
+        ("books_200M", 2 << 20, 3743),
+        ("zhja_40M", 1 << 18, 3743),
+        pytest.param("books_200M", 3 << 20, 3743, marks=pytest.mark.slow),
+        pytest.param("code_80M", 3 << 20, 3743, marks=pytest.mark.slow),
+        pytest.param("zhja_40M", 3 << 20, 3743, marks=pytest.mark.slow),
+    ],
+)
+def test_heads_of_real_corpora_follow_the_rule_of_the_course(shared_dir, corpus, size, merges):
+    with (shared_dir / "corpora" / f"{corpus}.txt.zst").open("rb") as file:
+        text = zstandard.ZstdDecompressor().stream_reader(file).read(size).decode(errors="ignore")
+    pattern = r" ?[^\s]+|\s"
+    words = Counter(word.encode() for part in text.split(END) for word in re.findall(pattern, part))
+    expected = indexed_merges(words, merges)
+    for threads in (1, 3):
+        tok = lmkit.Tokenizer.train(
+            texts=[text], vocab_size=257 + merges, pattern=pattern, num_threads=threads
+        )
+        assert tok.merges == expected
 
 
 def test_lexicographic_is_the_rule_of_the_course():
