@@ -11,6 +11,7 @@ way, and the share of merges they have in common is told. Tools that take minute
 import argparse
 import datetime
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -129,6 +130,7 @@ def measure(row: str, tools: tuple[str, ...], rounds: int, slow_rounds: int) -> 
     return {
         "row": row,
         "date": now(),
+        "load": os.getloadavg(),
         "text": text.stem,
         "bytes": text.stat().st_size,
         "vocab_size": size,
@@ -243,7 +245,7 @@ def show(rows: list[dict[str, object]]) -> None:
         if "tools" in row:
             print(f"{row['row']}: lmkit's phases {row['lmkit_phases_s']}")
         else:
-            print(json.dumps({key: value for key, value in row.items() if key != "runs"}))
+            print(json.dumps(row, default=str))
 
 
 def main() -> None:
