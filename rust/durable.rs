@@ -73,20 +73,34 @@ pub fn sync_folder(folder: &Path) -> Result<()> {
 
 /// Writes `bytes` to `path`, replacing what is there.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    replace(path, &temporary(path), bytes)?;
+    write_with(path, |file| file.write_all(bytes))
+}
+
+/// Has `write` fill a file that then replaces what is at `path`. An [`Error`] of ours passes
+/// through as it is.
+pub fn write_with(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
+    replace_with(path, &temporary(path), write)?;
     sync_folder(parent(path))
 }
 
-/// The same with a temporary name of the caller's choice, and without syncing the folder, where
-/// another rename in it follows.
+/// Replaces what is at `path` by `bytes`, under a temporary name of the caller's choice and without
+/// syncing the folder, where another rename in it follows.
 pub fn replace(path: &Path, partial: &Path, bytes: &[u8]) -> Result<()> {
+    replace_with(path, partial, |file| file.write_all(bytes))
+}
+
+fn replace_with(
+    path: &Path,
+    partial: &Path,
+    write: impl FnOnce(&mut File) -> std::io::Result<()>,
+) -> Result<()> {
     let written = File::create(partial)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|mut file| write(&mut file).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(partial, path));
     if let Err(source) = written {
         // The write failed; a partial file that cannot be removed either changes nothing.
         let _ = fs::remove_file(partial);
-        return Err(Error::io(path, source));
+        return Err(source.downcast().unwrap_or_else(|source| Error::io(path, source)));
     }
     Ok(())
 }

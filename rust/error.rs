@@ -178,6 +178,14 @@ pub enum Error {
         /// How many were asked for.
         bytes: usize,
     },
+    /// A limit on memory that the text does not fit into.
+    #[error("{different} different pretokens do not fit into --memory_limit {limit}")]
+    MemoryLimit {
+        /// The limit, as it is typed.
+        limit: String,
+        /// How many different pretokens there were by then.
+        different: usize,
+    },
     /// Stopped on request.
     #[error("interrupted")]
     Interrupted,
@@ -194,6 +202,7 @@ impl Error {
             | Self::SpecialTokenInText { .. }
             | Self::Pattern { .. }
             | Self::OutputExists { .. }
+            | Self::MemoryLimit { .. }
             | Self::Usage(_) => ErrorKind::Usage,
             Self::MissingFile { .. } => ErrorKind::MissingFile,
             Self::MissingByte { .. }
@@ -220,6 +229,9 @@ impl Error {
         match self {
             Self::OutputExists { .. } => Some("choose another name, or replace it with --force"),
             Self::NotUtf8 { .. } => Some("--errors replace or --errors bytes takes such text"),
+            Self::MemoryLimit { .. } => {
+                Some("raise the limit, or let --allow_pruning drop the rarest")
+            }
             _ => None,
         }
     }

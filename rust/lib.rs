@@ -4,6 +4,7 @@ mod block_writer;
 pub mod byte_alphabet;
 pub mod canonical;
 pub mod count_pretokens;
+pub mod counts_file;
 pub mod cut;
 pub mod decode;
 pub mod durable;
@@ -25,8 +26,10 @@ pub mod text_source;
 pub mod token_file;
 pub mod tokenize_files;
 mod tokenizer_json;
+pub mod train_tokenizer;
 pub mod vocabulary;
 pub mod vocabulary_files;
+pub mod vocabulary_report;
 
 #[cfg(feature = "python")]
 mod python;

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aho_corasick::{AhoCorasick, Input as Haystack, MatchKind};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::cut::CutRule;
 use crate::error::{Error, Result};
@@ -189,10 +189,11 @@ impl TextSource {
     }
 }
 
-/// Which documents go to validation: those whose first 4,096 bytes hash low.
+/// Which documents go to validation (or into a sample): those whose first 4,096 bytes hash low.
 #[derive(Debug)]
 pub struct Split {
     fraction: f64,
+    seed: u64,
     /// Finds special tokens as the encoder does; the first of them ends a document.
     specials: Option<AhoCorasick>,
 }
@@ -201,6 +202,16 @@ impl Split {
     /// Sends about `fraction` of the documents to validation. Within a text, documents end with
     /// `separator`, one of `specials`.
     pub fn new(fraction: f64, separator: Option<&str>, specials: &[&str]) -> Result<Self> {
+        Self::seeded(fraction, 0, separator, specials)
+    }
+
+    /// The same, with another choice for each `seed`.
+    pub fn seeded(
+        fraction: f64,
+        seed: u64,
+        separator: Option<&str>,
+        specials: &[&str],
+    ) -> Result<Self> {
         let specials = match separator {
             None => None,
             Some(separator) => {
@@ -211,7 +222,7 @@ impl Split {
                 Some(built.map_err(|error| Error::Usage(format!("special tokens: {error}")))?)
             }
         };
-        Ok(Self { fraction, specials })
+        Ok(Self { fraction, seed, specials })
     }
 
     fn separator(&self, text: &[u8], range: Range<usize>) -> Option<Range<usize>> {
@@ -226,8 +237,9 @@ impl Split {
         clippy::cast_precision_loss,
         reason = "53 of the hash's bits, which a float holds exactly"
     )]
-    fn chooses(&self, document: &[u8]) -> bool {
-        let hash = xxh3_64(&document[..document.len().min(HASHED_BYTES)]);
+    pub(crate) fn chooses(&self, document: &[u8]) -> bool {
+        let head = &document[..document.len().min(HASHED_BYTES)];
+        let hash = xxh3_64_with_seed(head, self.seed);
         ((hash >> 11) as f64) < self.fraction * (1_u64 << 53) as f64
     }
 }

@@ -1,11 +1,12 @@
 """One text file to a learned vocabulary with each tool: ``learners.py TOOL TEXT SIZE OUT``.
 
-OUT gets the merges, one ``left right`` a line in the GPT-2 alphabet, so that they can be compared.
+OUT gets the merges, one ``left right`` a line in the GPT-2 alphabet, so that they can be compared
+(of tools that tell no merges, the tokens).
 Every tool is fed the documents (the text between separators) in the way it likes best.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 SEPARATOR = "<|endoftext|>"
@@ -49,8 +50,30 @@ def rustbpe(text: str, size: int, out: str) -> None:
 
     tokenizer = library.Tokenizer()
     tokenizer.train_from_iterator(documents(text), size - 1, pattern=GPT2_PATTERN)
-    ranks = tokenizer.get_mergeable_ranks()
-    write(out, [token.hex() for token, _ in sorted(ranks, key=lambda pair: pair[1])[256:]])
+    write_tokens(out, tokenizer.get_mergeable_ranks())
+
+
+def flashbpe(text: str, size: int, out: str) -> None:
+    """Flashbpe, fed documents, with GPT-2's pattern."""
+    import flashbpe as library
+
+    tokenizer = library.Tokenizer()
+    tokenizer.train_from_iterator(documents(text), size - 1, pattern=GPT2_PATTERN)
+    write_tokens(out, tokenizer.get_mergeable_ranks())
+
+
+def ffbpe(text: str, size: int, out: str) -> None:
+    """Ffbpe, fed documents through its native counter."""
+    import ffbpe as library
+
+    counter = library.PreTokenizer([SEPARATOR]).word_counter()
+    counter.add_source(documents(text))
+    trainer = library.BpeTrainer([SEPARATOR])
+    trainer.add_word_counter(counter)
+    trainer.train(size)
+    vocab = trainer.validate_model().vocab.items()
+    learned = [(token, number) for token, number in vocab if token != SEPARATOR.encode()]
+    write_tokens(out, learned)
 
 
 def gigabpe(text: str, size: int, out: str) -> None:
@@ -79,6 +102,14 @@ def gpt2_alphabet() -> list[str]:
     return [moved.get(byte, chr(byte)) for byte in range(256)]
 
 
+def write_tokens(out: str, ranks: Iterable[tuple[bytes, int]]) -> None:
+    """Write the tokens that are no single bytes, by rising id, in the GPT-2 alphabet."""
+    alphabet = gpt2_alphabet()
+    ordered = sorted(ranks, key=lambda pair: pair[1])
+    longer = [bytes(token) for token, _ in ordered if len(token) > 1]
+    write(out, ["".join(alphabet[byte] for byte in token) for token in longer])
+
+
 def write(out: str, lines: list[str]) -> None:
     """Write ``lines`` to ``out``."""
     Path(out).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -87,6 +118,8 @@ def write(out: str, lines: list[str]) -> None:
 TOOLS = {
     "huggingface": huggingface,
     "rustbpe": rustbpe,
+    "flashbpe": flashbpe,
+    "ffbpe": ffbpe,
     "gigabpe": gigabpe,
     "gigatoken": gigatoken,
 }

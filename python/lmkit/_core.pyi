@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "Counts",
     "EncodeIterator",
     "Learner",
-    "Lesson",
     "StreamDecoder",
     "TokenizeJob",
     "Tokenizer",
@@ -70,32 +70,54 @@ class Learner:
     def __new__(
         cls,
         vocab_size: int,
-        special_tokens: Sequence[str],
-        pattern: str,
+        special_tokens: Sequence[str] | None,
+        pattern: str | None,
         tie_break: str,
+        *,
         min_frequency: int,
+        max_token_length: int | None,
+        special_ids: str | None,
+        extend: Tokenizer | None,
+        from_counts: Sequence[str],
+        sample: float | None,
+        seed: int,
+        holds_out: bool,
+        memory_limit: int | None,
+        allow_pruning: bool,
         num_threads: int | None,
     ) -> Learner: ...
-    @staticmethod
     def plan(
-        paths: Sequence[str], text_field: str | None, output_path: str, force: bool
+        self, paths: Sequence[str], text_field: str | None, output_path: str | None, force: bool
     ) -> tuple[int, int]: ...
-    def learn_files(
+    def count_files(
         self,
         paths: Sequence[str],
         errors: str,
         text_field: str | None,
         leave_out: Sequence[str],
         progress: _Progress | None,
-    ) -> Lesson: ...
-    def learn_texts(self, texts: Iterator[str], progress: _Progress | None) -> Lesson: ...
+    ) -> Counts: ...
+    def count_texts(self, texts: Iterator[str], progress: _Progress | None) -> Counts: ...
+    def hold_out(
+        self,
+        counts: Counts,
+        paths: Sequence[str],
+        errors: str,
+        text_field: str | None,
+        progress: _Progress | None,
+    ) -> None: ...
+    def save_counts(self, counts: Counts, path: str) -> None: ...
+    def learn(self, counts: Counts, progress: _Progress | None) -> Tokenizer: ...
+    def report(self, tokenizer: Tokenizer, counts: Counts) -> dict[str, Any]: ...
 
 @final
-class Lesson:
-    @property
-    def tokenizer(self) -> Tokenizer: ...
+class Counts:
     @property
     def pretokens(self) -> int: ...
+    @property
+    def text_bytes(self) -> int: ...
+    @property
+    def pruned(self) -> tuple[int, int, int]: ...
     @property
     def not_text(self) -> list[Path]: ...
 

@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lmkit import _core
 from lmkit.errors import UsageError
+from lmkit.train_tokenizer import (
+    InitialAlphabet,
+    Learning,
+    Progress,
+    Report,
+    SpecialIds,
+    check_counts_path,
+    pruned,
+)
+from lmkit.train_tokenizer import report as report_on
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +25,6 @@ if TYPE_CHECKING:
 Path: TypeAlias = str | os.PathLike[str]
 Special: TypeAlias = Literal["encode", "none", "error"]
 TieBreak: TypeAlias = Literal["lexicographic", "huggingface"]
-Progress: TypeAlias = Callable[[int, int, int], object]
 
 
 class Tokenizer:
@@ -128,68 +137,133 @@ class Tokenizer:
         cls,
         paths: Path | Sequence[Path] | None = None,
         vocab_size: int = 10_000,
-        special_tokens: Sequence[str] = ("<|endoftext|>",),
-        pattern: str = "gpt2",
+        special_tokens: Sequence[str] | None = None,
+        pattern: str | None = None,
         tie_break: TieBreak = "lexicographic",
         *,
         texts: Iterable[str] | None = None,
         min_frequency: int = 1,
+        max_token_length: int | None = None,
+        special_ids: SpecialIds | None = None,
+        initial_alphabet: InitialAlphabet = "bytes",
+        extend: "Tokenizer | Path | None" = None,
+        sample: float | None = None,
+        seed: int = 0,
+        from_counts: Path | Sequence[Path] = (),
+        save_counts: Path | None = None,
+        report: Callable[[Report], object] | None = None,
+        held_out: Path | Sequence[Path] = (),
+        memory_limit: str | int | None = None,
+        allow_pruning: bool = False,
         num_threads: int | None = None,
         errors: Literal["strict", "replace", "bytes"] = "strict",
         text_field: str | None = None,
+        force: bool = False,
         progress: Progress | None = None,
     ) -> "Tokenizer":
         """Learn a vocabulary from text: the most frequent pair of tokens is merged, time and again.
 
-        Exact, and the same for any number of threads. Text with fewer merges than asked gives a
-        smaller vocabulary.
+        Exact, and the same for any number of threads and however the text comes. Text with fewer
+        merges than asked gives a smaller vocabulary.
 
         Args:
             paths: a file, a folder, a glob or ``"-"`` (standard input), or several; ``.gz`` and
                 ``.zst`` are known by their content, ``.jsonl`` by its name.
             vocab_size: how many tokens to learn, the 256 bytes and the special tokens included.
-            special_tokens: cut out of the text before counting; they get ids of their own.
+            special_tokens: cut out of the text before counting; they get ids of their own. None:
+                those of the tokenizer to extend, else those of the saved counts, else
+                ``<|endoftext|>``.
             pattern: how text is split: ``"gpt2"``, ``"cl100k"``, ``"o200k"``, or a regular
-                expression.
+                expression. None: that of the tokenizer to extend, else that of the saved counts,
+                else ``"gpt2"``.
             tie_break: which of equally frequent pairs comes first. ``"lexicographic"``: the
                 greatest (left bytes, right bytes), with the ids of the bytes in GPT-2's order, of
                 the merges, then of the special tokens. ``"huggingface"``: as Hugging Face's
                 BpeTrainer, the smallest (left id, right id), special tokens first.
             texts: documents in memory, instead of ``paths``; taken one after another.
             min_frequency: pairs rarer than this are not merged.
+            max_token_length: no token of more bytes is learned, 2 or more; None: no limit.
+            special_ids: ``"first"`` or ``"last"``: whether special tokens get the ids before the
+                bytes or after the merges; None: as ``tie_break`` has it.
+            initial_alphabet: ``"bytes"``: every vocabulary begins with all 256 of them, so that it
+                can encode any text.
+            extend: a tokenizer whose tokens keep their ids and whose merges come first; its pattern
+                and its special tokens stay. What is learned gets the ids after its largest.
+            sample: learn from about this share of the documents, chosen by a hash of the first
+                4,096 bytes of each. Documents are files, lines of ``.jsonl``, the texts, and what
+                ``<|endoftext|>`` (else the first special token) divides in plain text.
+            seed: which documents those are, from 0 to 2**64 - 1.
+            from_counts: files of counts that ``save_counts`` wrote; they add up, with the text if
+                there is any. They must have been cut by the same pattern and special tokens.
+            save_counts: a file for what was counted, before anything is learned from it.
+            report: called with a :class:`~lmkit.train_tokenizer.Report` of what the vocabulary
+                makes of text that it was not learned from: ``held_out``, else the documents that
+                ``sample`` did not choose, else one in a hundred, which are then not learned from.
+            held_out: files, as for ``paths``, that are reported on.
+            memory_limit: bytes, or text such as ``"4G"`` (at least ``"128M"``): the most memory
+                that a fresh process takes. Text whose different pretokens do not fit is an error.
+            allow_pruning: drop the rarest pretokens instead, with a warning of how much that was.
+                What is dropped is the same for any number of threads.
             num_threads: how many threads count; None: one per core.
             errors: what to do with bytes in files that are not UTF-8: refuse them, replace them by
                 U+FFFD, or take each as a pretoken of its own.
             text_field: the field of each line of ``.jsonl`` that holds the text.
+            force: replace a file of counts that is there already.
             progress: called as ``progress(phase, done, total)`` while counting (phase 0, in bytes)
                 and merging (phase 1, in tokens); 0 stands for a total that is not known.
 
         Raises:
             MissingFileError: there is nothing at a path.
-            MalformedError: a file is not UTF-8, or there is no text at all.
-            UsageError: ``vocab_size`` is too small for the bytes and the special tokens, or another
-                argument cannot be used.
+            MalformedError: a file is not UTF-8 or a damaged file of counts, or there is no text.
+            MismatchError: saved counts, a tokenizer to extend and the arguments do not go together.
+            UsageError: ``vocab_size`` is too small for the bytes and the special tokens, the
+                different pretokens do not fit into ``memory_limit``, or another argument cannot be
+                used.
 
         Example:
             >>> tok = Tokenizer.train(texts=["low lower lowest"], vocab_size=259)
             >>> tok.merges
             [(b'o', b'w'), (b'l', b'ow')]
         """
-        if (paths is None) == (texts is None):
-            raise UsageError("give either paths or texts")
-        learner = _core.Learner(
-            vocab_size, list(special_tokens), pattern, tie_break, min_frequency, num_threads
-        )
-        if paths is not None:
-            names = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-            fspaths = [os.fspath(path) for path in names]
-            lesson = learner.learn_files(fspaths, errors, text_field, [], progress)
-            return cls._wrap(lesson.tokenizer)
-        if texts is None or isinstance(texts, str):
-            raise UsageError("texts is one text; give a list or another iterable of texts")
-        if errors != "strict" or text_field is not None:
-            raise UsageError("errors and text_field are for paths; they do nothing to texts")
-        return cls._wrap(learner.learn_texts(iter(texts), progress).tokenizer)
+        counted, held = _paths(from_counts), _paths(held_out)
+        _check_sources(paths, texts, counted, errors, text_field)
+        if held and report is None:
+            raise UsageError("held_out has no effect without report")
+        if save_counts is not None:
+            check_counts_path(save_counts, force=force)
+        base = cls.load(extend) if isinstance(extend, str | os.PathLike) else extend
+        learner = Learning(
+            vocab_size=vocab_size,
+            special_tokens=special_tokens,
+            pattern=pattern,
+            tie_break=tie_break,
+            min_frequency=min_frequency,
+            max_token_length=max_token_length,
+            special_ids=special_ids,
+            initial_alphabet=initial_alphabet,
+            extend=None if base is None else base._native,
+            from_counts=counted,
+            sample=sample,
+            seed=seed,
+            holds_out=report is not None and not held,
+            memory_limit=memory_limit,
+            allow_pruning=allow_pruning,
+            num_threads=num_threads,
+        ).learner()
+        if texts is None:
+            counts = learner.count_files(_paths(paths or ()), errors, text_field, [], progress)
+        else:
+            counts = learner.count_texts(iter(texts), progress)
+        if (dropped := pruned(counts)) is not None:
+            warnings.warn(dropped, stacklevel=2)
+        if save_counts is not None:
+            learner.save_counts(counts, os.fspath(save_counts))
+        if held:
+            learner.hold_out(counts, held, errors, text_field, progress)
+        tokenizer = learner.learn(counts, progress)
+        if report is not None:
+            report(report_on(learner, tokenizer, counts))
+        return cls._wrap(tokenizer)
 
     def to_json(self) -> str:
         """The whole tokenizer as one JSON text, in canonical form; what checkpoints carry."""
@@ -338,3 +412,27 @@ class Tokenizer:
             f"Tokenizer(vocab_size={self.vocab_size}, pattern={self.pattern!r}, "
             f"special_tokens=[{shown}], fingerprint={self.fingerprint[:12]!r})"
         )
+
+
+def _paths(paths: Path | Sequence[Path]) -> list[str]:
+    """One path or several, as text."""
+    many = [paths] if isinstance(paths, str | os.PathLike) else paths
+    return [os.fspath(path) for path in many]
+
+
+def _check_sources(
+    paths: Path | Sequence[Path] | None,
+    texts: Iterable[str] | None,
+    from_counts: list[str],
+    errors: str,
+    text_field: str | None,
+) -> None:
+    """Refuse text that is given in two ways, or in none."""
+    if paths is not None and texts is not None:
+        raise UsageError("give either paths or texts")
+    if paths is None and texts is None and not from_counts:
+        raise UsageError("give either paths or texts, or counts that were saved")
+    if isinstance(texts, str):
+        raise UsageError("texts is one text; give a list or another iterable of texts")
+    if paths is None and (errors != "strict" or text_field is not None):
+        raise UsageError("errors and text_field are for paths; they do nothing to texts")

@@ -1,8 +1,10 @@
 //! Text → how often each pretoken occurs, a table a thread, joined without copying a table.
 //!
 //! Time is linear in the text; memory is 43 to 85 bytes a thread for each of its different
-//! pretokens, and their own bytes where they are longer than 15. Counts are 64 bits wide.
+//! pretokens, and their own bytes where they are longer than 15; a [`MemoryLimit`] bounds it.
+//! Counts are 64 bits wide.
 
+mod limit;
 mod table;
 
 use std::path::PathBuf;
@@ -10,13 +12,16 @@ use std::path::PathBuf;
 use aho_corasick::{AhoCorasick, MatchKind};
 use crossbeam_channel::bounded;
 use rayon::ThreadPool;
+use rayon::prelude::*;
 
 use crate::cut::CutRule;
 use crate::error::{Error, Result};
 use crate::memory::reserve;
 use crate::pretokenize::Scheme;
 use crate::progress::Progress;
-use crate::text_source::{Content, Slice, TextSource};
+use crate::text_source::{Content, Slice, Split, TextSource};
+use limit::Gate;
+pub use limit::{MemoryLimit, Pruned};
 use table::Table;
 
 /// Pretokens asked of the scanner at a time.
@@ -49,61 +54,72 @@ impl Counting {
         Ok(Self { scheme, specials, cut })
     }
 
-    /// Counts all of `source`; `progress` is told the bytes read. Also gives the files of its
-    /// folders that turned out to hold no text.
+    /// Counts what `source` holds; `progress` is told the bytes read. Of a text that is divided, the
+    /// documents that `split` chooses are counted and the others held out, or passed over.
     pub fn count_source(
         &self,
         source: &TextSource,
+        options: &CountOptions,
         threads: &ThreadPool,
         progress: &Progress,
-    ) -> Result<(PretokenCounts, Vec<PathBuf>)> {
-        let slices = source.slices(&self.cut, None, progress);
-        let counters = threads.broadcast(|_| {
-            let (mut counter, mut slice) = (PretokenCounter::default(), Slice::default());
-            while slices.next(&mut slice)? {
-                for piece in slice.pieces() {
-                    match piece.content {
-                        Content::Text(text) => self.count(&mut counter, text, progress)?,
-                        Content::Byte(byte) => counter.add(&[byte], 1)?,
-                    }
+    ) -> Result<Counts> {
+        let slices = source.slices(&self.cut, options.split.as_ref(), progress);
+        let gate = Gate::new(options, threads.current_num_threads());
+        let results = threads.broadcast(|worker| {
+            gate.work(worker.index(), progress, |door| {
+                let mut slice = Slice::default();
+                while slices.next(&mut slice)? {
+                    door.count(slice.number(), |counters| {
+                        for piece in slice.pieces() {
+                            let is_chosen = piece.in_validation || options.split.is_none();
+                            let Some(counter) = counters.of(is_chosen) else { continue };
+                            match piece.content {
+                                Content::Text(text) => self.count(counter, text, progress)?,
+                                Content::Byte(byte) => counter.add(&[byte], 1)?,
+                            }
+                        }
+                        Ok(())
+                    })?;
                 }
-            }
-            Ok(counter)
+                Ok(())
+            })
         });
-        // Of several errors the cause, not the call to stop that followed it.
-        let (counters, errors): (Vec<_>, Vec<_>) = counters.into_iter().partition(Result::is_ok);
-        let mut errors: Vec<Error> = errors.into_iter().filter_map(Result::err).collect();
-        errors.sort_by_key(|error| matches!(error, Error::Interrupted));
-        if let Some(error) = errors.into_iter().next() {
-            return Err(error);
-        }
-        let counters = counters.into_iter().collect::<Result<_>>()?;
-        Ok((PretokenCounts::new(counters), slices.not_text()))
+        first_cause(results)?;
+        Ok(Counts { not_text: slices.not_text(), ..gate.finish(progress)? })
     }
 
     /// Counts texts that come one after another: `feed` is called on this thread and hands its
-    /// batches over, waiting where `threads` are busy.
+    /// batches over, waiting where `threads` are busy. Each text is a document.
     pub fn count_batches<E: From<Error>>(
         &self,
+        options: &CountOptions,
         threads: usize,
         progress: &Progress,
         feed: impl FnOnce(HandOver<'_>) -> Result<(), E>,
-    ) -> Result<PretokenCounts, E> {
-        std::thread::scope(|scope| {
+    ) -> Result<Counts, E> {
+        let gate = Gate::new(options, threads);
+        std::thread::scope(|scope| -> Result<(), E> {
             // Both ends live in here: where a thread cannot be started, the others see the end.
-            let (sender, receiver) = bounded::<Batch>(threads);
+            let (sender, receiver) = bounded::<(u64, Batch)>(threads);
             let workers = (0..threads)
-                .map(|_| {
-                    let receiver = receiver.clone();
-                    let work = move || -> Result<PretokenCounter> {
-                        let mut counter = PretokenCounter::default();
-                        for batch in receiver {
-                            for text in batch.texts() {
-                                self.count(&mut counter, text, progress)?;
+                .map(|index| {
+                    let (receiver, gate) = (receiver.clone(), &gate);
+                    let work = move || -> Result<()> {
+                        gate.work(index, progress, |door| {
+                            for (number, batch) in receiver {
+                                door.count(number, |counters| {
+                                    for (text, is_chosen) in batch.texts() {
+                                        let Some(counter) = counters.of(is_chosen) else {
+                                            continue;
+                                        };
+                                        self.count(counter, text, progress)?;
+                                    }
+                                    Ok(())
+                                })?;
+                                progress.add(batch.text.len() as u64);
                             }
-                            progress.add(batch.text.len() as u64);
-                        }
-                        Ok(counter)
+                            Ok(())
+                        })
                     };
                     std::thread::Builder::new()
                         .name("lmkit-count".to_owned())
@@ -113,35 +129,42 @@ impl Counting {
                 .collect::<Result<Vec<_>>>()?;
             drop(receiver);
             // Nobody receives any more only when all workers have failed; they say how.
-            let delivered = feed(&mut |batch| sender.send(batch).map_err(|_| Error::Interrupted));
+            let mut number = 0;
+            let delivered = feed(&mut |batch| {
+                number += 1;
+                sender.send((number - 1, batch)).map_err(|_| Error::Interrupted)
+            });
             drop(sender);
-            let counters = workers
-                .into_iter()
-                .map(|worker| {
-                    let panicked = |_| Error::Internal("a counting thread panicked".to_owned());
-                    worker.join().map_err(panicked)?
-                })
-                .collect::<Result<Vec<_>>>();
-            match (delivered, counters) {
+            let counted = first_cause(workers.into_iter().map(|worker| {
+                let panicked = |_| Error::Internal("a counting thread panicked".to_owned());
+                worker.join().map_err(panicked)?
+            }));
+            match (delivered, counted) {
                 (_, Err(error)) if !matches!(error, Error::Interrupted) => Err(error.into()),
                 (Err(error), _) => Err(error),
-                (Ok(()), counters) => Ok(PretokenCounts::new(counters?)),
+                (Ok(()), counted) => Ok(counted?),
             }
-        })
+        })?;
+        Ok(gate.finish(progress)?)
     }
 
     /// Cuts `text`, a document of its own, into stretches that can be counted apart, and adds them
     /// to `batch`, which is handed to `full` whenever it is.
     pub fn add_text<E: From<Error>>(
         &self,
+        options: &CountOptions,
         batch: &mut Batch,
         mut text: &str,
         mut full: impl FnMut(Batch) -> Result<(), E>,
     ) -> Result<(), E> {
+        let is_chosen = options.split.as_ref().is_none_or(|split| split.chooses(text.as_bytes()));
+        if !is_chosen && !options.holds_out {
+            return Ok(());
+        }
         let mut reach = BATCH_BYTES;
         while text.len() > reach.saturating_add(self.cut.context()) {
             if let Some(at) = self.cut.last(text.as_bytes(), 1..reach) {
-                batch.push(&text[..at])?;
+                batch.push(&text[..at], is_chosen)?;
                 full(std::mem::take(batch))?;
                 text = &text[at..];
                 reach = BATCH_BYTES;
@@ -149,7 +172,7 @@ impl Counting {
                 reach = reach.saturating_mul(2);
             }
         }
-        batch.push(text)?;
+        batch.push(text, is_chosen)?;
         if batch.text.len() >= BATCH_BYTES || batch.ends.len() >= BATCH_TEXTS {
             full(std::mem::take(batch))?;
         }
@@ -175,22 +198,54 @@ pub type HandOver<'a> = &'a mut (dyn FnMut(Batch) -> Result<()> + Send);
 #[derive(Debug, Default)]
 pub struct Batch {
     text: String,
-    ends: Vec<usize>,
+    /// Where each text ends, and whether it was chosen to be learned from.
+    ends: Vec<(usize, bool)>,
 }
 
 impl Batch {
-    fn push(&mut self, text: &str) -> Result<()> {
+    fn push(&mut self, text: &str, is_chosen: bool) -> Result<()> {
         let bytes = self.text.len() + text.len();
         self.text.try_reserve(text.len()).map_err(|_| Error::OutOfMemory { bytes })?;
         self.text.push_str(text);
-        self.ends.push(bytes);
+        self.ends.push((bytes, is_chosen));
         Ok(())
     }
 
-    fn texts(&self) -> impl Iterator<Item = &str> {
-        let starts = [0].into_iter().chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, &end)| &self.text[start..end])
+    fn texts(&self) -> impl Iterator<Item = (&str, bool)> {
+        let starts = [0].into_iter().chain(self.ends.iter().map(|(end, _)| *end));
+        starts.zip(&self.ends).map(|(start, &(end, chosen))| (&self.text[start..end], chosen))
     }
+}
+
+/// Which documents are counted, and within how much memory.
+#[derive(Debug, Default)]
+pub struct CountOptions {
+    /// Chooses the documents that are counted; all are where there is none.
+    pub split: Option<Split>,
+    /// Whether the others are counted apart.
+    pub holds_out: bool,
+    /// How much memory learning may take, from here to the last merge.
+    pub memory: Option<MemoryLimit>,
+}
+
+/// What was counted.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// What there is to learn from.
+    pub learned: PretokenCounts,
+    /// What the split did not choose.
+    pub held_out: PretokenCounts,
+    /// What was dropped for want of memory.
+    pub pruned: Pruned,
+    /// Files of folders that turned out to hold no text.
+    pub not_text: Vec<PathBuf>,
+}
+
+/// Of several errors the cause, not the call to stop that followed it.
+fn first_cause(results: impl IntoIterator<Item = Result<()>>) -> Result<()> {
+    let mut errors: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
+    errors.sort_by_key(|error| matches!(error, Error::Interrupted));
+    errors.into_iter().next().map_or(Ok(()), Err)
 }
 
 /// What one thread counts.
@@ -198,6 +253,7 @@ impl Batch {
 pub struct PretokenCounter {
     table: Table,
     pretokens: u64,
+    text_bytes: u64,
 }
 
 impl PretokenCounter {
@@ -211,6 +267,7 @@ impl PretokenCounter {
             progress.check()?;
             self.table.count(text.as_bytes(), start, &ends[..filled])?;
             self.pretokens += filled as u64;
+            self.text_bytes += (last - start) as u64;
             start = last;
         }
     }
@@ -220,6 +277,7 @@ impl PretokenCounter {
         if !pretoken.is_empty() && count > 0 {
             self.table.add(pretoken, count)?;
             self.pretokens += count;
+            self.text_bytes += count * pretoken.len() as u64;
         }
         Ok(())
     }
@@ -231,7 +289,7 @@ impl PretokenCounter {
 }
 
 /// The counts of several threads, taken together; a pretoken may stand in several tables.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct PretokenCounts {
     counters: Vec<PretokenCounter>,
 }
@@ -255,9 +313,56 @@ impl PretokenCounts {
         self.counters.iter().map(|counter| counter.pretokens).sum()
     }
 
+    /// How many bytes of text they make up, repeats included.
+    pub fn text_bytes(&self) -> u64 {
+        self.counters.iter().map(|counter| counter.text_bytes).sum()
+    }
+
+    /// Takes these counts in too.
+    pub fn extend(&mut self, more: Self) {
+        self.counters.extend(more.counters.into_iter().filter(|counter| counter.pretokens > 0));
+    }
+
     /// The different pretokens, the most frequent first.
     pub(crate) fn sorted(&self, threads: &ThreadPool, progress: &Progress) -> Result<Vec<Counted>> {
-        use rayon::prelude::*;
+        let mut all = self.different(threads, progress)?;
+        // By place among equals: those words' bytes are then read in the order they lie in memory.
+        threads.install(|| {
+            all.par_sort_unstable_by_key(|word| {
+                (std::cmp::Reverse(word.count), word.table, word.slot)
+            });
+        });
+        Ok(all)
+    }
+
+    /// The different pretokens by their bytes: one order, however they were counted.
+    pub(crate) fn by_bytes(
+        &self,
+        threads: &ThreadPool,
+        progress: &Progress,
+    ) -> Result<Vec<Counted>> {
+        let words = self.different(threads, progress)?;
+        let mut keyed = Vec::new();
+        reserve(&mut keyed, words.len())?;
+        // Eight bytes tell most words apart without a look at the tables.
+        keyed.extend(words.into_iter().map(|word| (self.with_bytes(word, first_eight), word)));
+        threads.install(|| {
+            keyed.par_sort_unstable_by(|(one_key, one), (other_key, other)| {
+                one_key.cmp(other_key).then_with(|| {
+                    self.with_bytes(*one, |one| self.with_bytes(*other, |other| one.cmp(other)))
+                })
+            });
+        });
+        progress.check()?;
+        Ok(keyed.into_iter().map(|(_, word)| word).collect())
+    }
+
+    /// Every different pretoken once, in no order.
+    pub(crate) fn different(
+        &self,
+        threads: &ThreadPool,
+        progress: &Progress,
+    ) -> Result<Vec<Counted>> {
         const STRIPE: usize = 1 << 14;
         let stripes: Vec<(usize, usize)> = self
             .counters
@@ -267,7 +372,7 @@ impl PretokenCounts {
                 (0..counter.table.slots()).step_by(STRIPE).map(move |start| (table, start))
             })
             .collect();
-        let mut all = threads.install(|| {
+        let all = threads.install(|| {
             let mut parts = stripes
                 .into_par_iter()
                 .map(|(table, start)| {
@@ -288,12 +393,6 @@ impl PretokenCounts {
             self.pretokens()
         );
         progress.check()?;
-        // By place among equals: those words' bytes are then read in the order they lie in memory.
-        threads.install(|| {
-            all.par_sort_unstable_by_key(|word| {
-                (std::cmp::Reverse(word.count), word.table, word.slot)
-            });
-        });
         Ok(all)
     }
 
@@ -320,4 +419,12 @@ impl PretokenCounts {
     pub(crate) fn with_bytes<T>(&self, word: Counted, take: impl FnOnce(&[u8]) -> T) -> T {
         self.counters[word.table as usize].table.with_bytes_at(word.slot as usize, take)
     }
+}
+
+/// The first eight bytes as a number that sorts like them.
+fn first_eight(bytes: &[u8]) -> u64 {
+    let mut first = [0; 8];
+    let len = bytes.len().min(8);
+    first[..len].copy_from_slice(&bytes[..len]);
+    u64::from_be_bytes(first)
 }

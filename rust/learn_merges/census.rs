@@ -73,19 +73,20 @@ pub(super) fn byte_pairs<C: Cell>(
     census(words, lens, threads, &Numbering::Bytes, threshold)
 }
 
-/// All pairs of at least `threshold`.
+/// All pairs of at least `threshold`, which is told the highest count.
 pub(super) fn all_pairs<C: Cell>(
     words: &Words<C>,
     lens: &[u32],
     threads: &ThreadPool,
-    threshold: u64,
-) -> Result<Vec<Found>> {
+    threshold: impl FnOnce(u64) -> u64,
+) -> Result<(u64, Vec<Found>)> {
     let mut counts: FxHashMap<Pair, u64> = FxHashMap::default();
     words.for_each_pair(0, words.len(), lens, |_, left, right, weight| {
         *counts.entry((left, right)).or_default() += weight;
     });
+    let threshold = threshold(counts.values().copied().max().unwrap_or(0));
     let kept = counts.into_iter().filter(|&(_, count)| count >= threshold).map(|(pair, _)| pair);
-    listed_pairs(words, lens, threads, kept)
+    Ok((threshold, listed_pairs(words, lens, threads, kept)?))
 }
 
 /// These pairs, also those that occur nowhere.

@@ -12,28 +12,51 @@
 mod census;
 mod pairs;
 mod repeated;
+mod start;
 mod words;
 
 use rayon::ThreadPool;
 use rustc_hash::FxHashMap;
 
-use crate::byte_alphabet::gpt2_order;
 use crate::count_pretokens::PretokenCounts;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::vocabulary::Vocabulary;
+use crate::vocabulary::{MergeRule, Vocabulary};
+use crate::vocabulary_files::TokenizerParts;
 use pairs::{Best, Pairs, Tokens};
+use start::{Spelling, Start};
 use words::{Cell, Joined, Pair, Words};
 
 /// Which of the most frequent pairs is merged first, and how ids are given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TieBreak {
     /// The greatest (left bytes, right bytes), the rule of the CS336 course. Ids: the 256 bytes in
     /// GPT-2's order, the merges, the special tokens.
+    #[default]
     Lexicographic,
     /// The smallest (left id, right id), the rule of Hugging Face's `BpeTrainer`. Ids: the special
     /// tokens, the 256 bytes by the code point that stands for them, the merges.
     HuggingFace,
+}
+
+/// Where the ids of special tokens stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpecialIds {
+    /// Before the bytes; of a tokenizer that is extended, before the new merges.
+    First,
+    /// After the merges.
+    Last,
+}
+
+impl SpecialIds {
+    /// `first` or `last`.
+    pub fn new(name: &str) -> Result<Self> {
+        match name {
+            "first" => Ok(Self::First),
+            "last" => Ok(Self::Last),
+            _ => Err(Error::Usage(format!("--special_ids {name:?} is none of first, last"))),
+        }
+    }
 }
 
 impl TieBreak {
@@ -50,7 +73,7 @@ impl TieBreak {
 }
 
 /// What to learn.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct LearnOptions {
     /// How many tokens the vocabulary shall have, bytes and special tokens included.
     pub vocab_size: usize,
@@ -60,6 +83,12 @@ pub struct LearnOptions {
     pub tie_break: TieBreak,
     /// Pairs rarer than this are not merged.
     pub min_frequency: u64,
+    /// No token that is learned has more bytes than this; none where there is no limit.
+    pub max_token_length: Option<usize>,
+    /// Where the ids of special tokens stand; where the rule has them, if nothing is said.
+    pub special_ids: Option<SpecialIds>,
+    /// A tokenizer whose tokens keep their ids, and whose merges come first.
+    pub extend: Option<TokenizerParts>,
 }
 
 impl LearnOptions {
@@ -76,16 +105,29 @@ impl LearnOptions {
             };
             return Err(Error::SpecialToken { token: format!("{token:?}"), why: why.to_owned() });
         }
-        let least = 256 + self.new_specials();
+        if self.max_token_length.is_some_and(|length| length < 2) {
+            return Err(Error::Usage("--max_token_length must be at least 2".to_owned()));
+        }
+        let least = self.least();
         if self.vocab_size < least {
+            let own = match &self.extend {
+                Some(base) => format!("the {} tokens to extend", base.vocabulary.len()),
+                None => "256 bytes".to_owned(),
+            };
             return Err(Error::Usage(format!(
-                "--vocab_size {} is too small for 256 bytes and {}; give at least {least}",
+                "--vocab_size {} is too small for {own} and {}; give at least {least}",
                 self.vocab_size,
                 match self.new_specials() {
                     1 => "1 special token".to_owned(),
                     more => format!("{more} special tokens"),
                 },
             )));
+        }
+        if let Some(base) = &self.extend
+            && *base.vocabulary.rule() == MergeRule::Ranks
+        {
+            let why = "--extend: a vocabulary of ranks has no merges to go on from";
+            return Err(Error::Usage(why.to_owned()));
         }
         if u32::try_from(self.vocab_size).is_ok_and(|size| size <= i32::MAX.unsigned_abs()) {
             Ok(())
@@ -97,9 +139,26 @@ impl LearnOptions {
         }
     }
 
-    /// The special tokens that are not single bytes, which have a token already.
+    /// The tokens that are there before anything is learned.
+    fn least(&self) -> usize {
+        self.extend.as_ref().map_or(256, |base| base.vocabulary.len()) + self.new_specials()
+    }
+
+    /// The special tokens that have no token yet; single bytes always have one.
     fn new_specials(&self) -> usize {
-        self.special_tokens.iter().filter(|token| token.len() > 1).count()
+        let is_known = |token: &str| {
+            let base = self.extend.as_ref();
+            token.len() == 1
+                || base.is_some_and(|base| base.vocabulary.id(token.as_bytes()).is_some())
+        };
+        self.special_tokens.iter().filter(|token| !is_known(token)).count()
+    }
+
+    fn special_ids(&self) -> SpecialIds {
+        self.special_ids.unwrap_or(match self.tie_break {
+            TieBreak::Lexicographic => SpecialIds::Last,
+            TieBreak::HuggingFace => SpecialIds::First,
+        })
     }
 }
 
@@ -137,14 +196,15 @@ pub fn learn_merges(
     if counts.pretokens() == 0 {
         return Err(Error::EmptyCorpus);
     }
-    progress.start(MERGING, (options.vocab_size - 256 - options.new_specials()) as u64);
-    let alphabet = alphabet(options);
-    let room = options.vocab_size - options.new_specials();
+    let to_learn = options.vocab_size - options.least();
+    progress.start(MERGING, to_learn as u64);
+    let start = Start::new(options)?;
+    let room = start.tokens.len() + to_learn;
     // Two values of a cell are taken.
     let (tokens, merges) = if room < usize::from(u16::MAX) - 1 {
-        Learner::<u16>::new(counts, &alphabet, room, options, threads, progress)?.learn()?
+        Learner::<u16>::new(counts, start, room, options, threads, progress)?.learn()?
     } else {
-        Learner::<u32>::new(counts, &alphabet, room, options, threads, progress)?.learn()?
+        Learner::<u32>::new(counts, start, room, options, threads, progress)?.learn()?
     };
     Ok(numbered(&tokens, &merges, options))
 }
@@ -168,26 +228,26 @@ struct Learner<'a, C> {
 impl<'a, C: Cell> Learner<'a, C> {
     fn new(
         counts: PretokenCounts,
-        alphabet: &[u8; 256],
+        start: Start,
         room: usize,
         options: &'a LearnOptions,
         threads: &'a ThreadPool,
         progress: &'a Progress,
     ) -> Result<Self> {
-        let mut symbols = [0; 256];
-        for (symbol, &byte) in (0..).zip(alphabet) {
-            symbols[usize::from(byte)] = symbol;
-        }
-        let words = Words::new(counts, &symbols, threads, progress)?;
-        let tokens = Tokens::new(alphabet);
+        let Start { tokens, spelling } = start;
+        let words = Words::new(counts, &spelling, &tokens.lens, threads, progress)?;
         progress.check()?;
         let least = options.min_frequency.max(1);
-        let (threshold, found) = census::byte_pairs(&words, &tokens.lens, threads, |highest| {
-            (highest / (2 * options.vocab_size as u64)).max(least)
-        })?;
-        let mut pairs = Pairs::new(options.tie_break, threshold);
+        let threshold = |highest: u64| (highest / (2 * options.vocab_size as u64)).max(least);
+        let (threshold, found) = match spelling {
+            Spelling::Bytes(_) => census::byte_pairs(&words, &tokens.lens, threads, threshold)?,
+            Spelling::Merged { .. } => census::all_pairs(&words, &tokens.lens, threads, threshold)?,
+        };
+        let mut pairs = Pairs::new(options.tie_break, threshold, options.max_token_length);
         for found in found {
-            pairs.insert(found.pair, found.count, found.places, &tokens);
+            if pairs.takes(found.pair, found.count, &tokens) {
+                pairs.insert(found.pair, found.count, found.places, &tokens);
+            }
         }
         Ok(Self {
             options,
@@ -196,7 +256,11 @@ impl<'a, C: Cell> Learner<'a, C> {
             progress,
             words,
             pairs,
-            symbols: (0..).zip(alphabet).map(|(symbol, &byte)| (vec![byte], symbol)).collect(),
+            symbols: tokens
+                .iter()
+                .zip(0..)
+                .map(|(token, symbol)| (token.to_vec(), symbol))
+                .collect(),
             tokens,
             merges: Vec::new(),
             left: Neighbours::default(),
@@ -226,10 +290,13 @@ impl<'a, C: Cell> Learner<'a, C> {
             return Ok(false);
         }
         let threshold = (self.pairs.threshold() / 4).max(least);
-        self.pairs = Pairs::new(self.options.tie_break, threshold);
-        for found in census::all_pairs(&self.words, &self.tokens.lens, self.threads, threshold)? {
+        self.pairs = Pairs::new(self.options.tie_break, threshold, self.options.max_token_length);
+        let lens = &self.tokens.lens;
+        for found in census::all_pairs(&self.words, lens, self.threads, |_| threshold)?.1 {
             let count = found.count + self.believed.get(&found.pair).copied().unwrap_or(0);
-            self.pairs.insert(found.pair, count, found.places, &self.tokens);
+            if self.pairs.takes(found.pair, count, &self.tokens) {
+                self.pairs.insert(found.pair, count, found.places, &self.tokens);
+            }
         }
         Ok(true)
     }
@@ -361,9 +428,10 @@ impl Neighbours {
     fn settle(&mut self, pairs: &mut Pairs, tokens: &Tokens, pair: impl Fn(u32) -> Pair) {
         for &neighbour in &self.touched {
             let change = &mut self.changes[neighbour as usize];
-            if change.weight >= pairs.threshold() {
+            let pair = pair(neighbour);
+            if pairs.takes(pair, change.weight, tokens) {
                 let places = Vec::with_capacity(change.places as usize);
-                change.record = Some(pairs.insert(pair(neighbour), change.weight, places, tokens));
+                change.record = Some(pairs.insert(pair, change.weight, places, tokens));
             }
         }
         for (neighbour, place) in self.log.drain(..) {
@@ -377,43 +445,38 @@ impl Neighbours {
     }
 }
 
-/// The bytes in the order of their ids.
-fn alphabet(options: &LearnOptions) -> [u8; 256] {
-    // GPT-2's order of the bytes is also that of the characters that stand for them.
-    let mut bytes: Vec<u8> = gpt2_order().collect();
-    if options.tie_break == TieBreak::HuggingFace {
-        // A special token of one byte comes before, with the others.
-        let place = |byte: u8| options.special_tokens.iter().position(|t| t.as_bytes() == [byte]);
-        bytes.sort_by_key(|&byte| place(byte).unwrap_or(usize::MAX));
-    }
-    let mut alphabet = [0; 256];
-    alphabet.copy_from_slice(&bytes);
-    alphabet
-}
-
 /// The final ids.
 fn numbered(tokens: &Tokens, merges: &[Pair], options: &LearnOptions) -> Learned {
-    let learned = (0..).map_while(|symbol| {
-        ((symbol as usize) < tokens.len()).then(|| tokens.get(symbol).to_vec())
+    let base = options.extend.as_ref();
+    let mut by_id: Vec<(u32, Vec<u8>)> = base.map_or_else(Vec::new, |base| {
+        base.vocabulary.iter().map(|(id, token)| (id, token.to_vec())).collect()
     });
-    let specials = options.special_tokens.iter().map(|token| token.as_bytes().to_vec());
-    let ordered: Vec<Vec<u8>> = match options.tie_break {
-        TieBreak::Lexicographic => learned.chain(specials).collect(),
-        TieBreak::HuggingFace => specials.chain(learned).collect(),
+    let mut ids: FxHashMap<Vec<u8>, u32> =
+        by_id.iter().map(|(id, token)| (token.clone(), *id)).collect();
+    let specials = options.special_tokens.iter().map(String::as_bytes);
+    let ordered: Vec<&[u8]> = match options.special_ids() {
+        SpecialIds::First => specials.chain(tokens.iter()).collect(),
+        SpecialIds::Last => tokens.iter().chain(specials).collect(),
     };
-    let mut ids: FxHashMap<&[u8], u32> = FxHashMap::default();
-    let mut by_id = Vec::with_capacity(ordered.len());
-    for token in &ordered {
-        let next = u32::try_from(by_id.len()).unwrap_or(u32::MAX);
-        if *ids.entry(token).or_insert(next) == next {
-            by_id.push((next, token.clone()));
+    let mut next = base.map_or(0, |base| u32::try_from(base.vocabulary.size()).unwrap_or(u32::MAX));
+    for token in ordered {
+        if !ids.contains_key(token) {
+            ids.insert(token.to_vec(), next);
+            by_id.push((next, token.to_vec()));
+            next += 1;
         }
     }
+    let token_of = |id: u32| {
+        let token = base.and_then(|base| base.vocabulary.token(id));
+        token.unwrap_or_default().to_vec()
+    };
+    let first = base.map_or(&[][..], |base| base.vocabulary.merges());
+    let first = first.iter().map(|merge| (token_of(merge.left), token_of(merge.right)));
+    let learned = merges.iter();
+    let learned =
+        learned.map(|&(left, right)| (tokens.get(left).to_vec(), tokens.get(right).to_vec()));
     Learned {
-        merges: merges
-            .iter()
-            .map(|&(left, right)| (tokens.get(left).to_vec(), tokens.get(right).to_vec()))
-            .collect(),
+        merges: first.chain(learned).collect(),
         special_tokens: options
             .special_tokens
             .iter()

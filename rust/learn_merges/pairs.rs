@@ -39,6 +39,11 @@ impl Tokens {
         &self.bytes[start..self.ends[symbol]]
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = [0].into_iter().chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, &end)| &self.bytes[start..end])
+    }
+
     pub(super) fn push(&mut self, token: &[u8]) {
         self.bytes.extend_from_slice(token);
         self.ends.push(self.bytes.len());
@@ -81,6 +86,7 @@ pub(super) struct Best {
 pub(super) struct Pairs {
     tie_break: TieBreak,
     threshold: u64,
+    max_token_length: usize,
     records: Vec<Record>,
     free: Vec<u32>,
     by_pair: FxHashMap<Pair, u32>,
@@ -91,10 +97,15 @@ pub(super) struct Pairs {
 }
 
 impl Pairs {
-    pub(super) fn new(tie_break: TieBreak, threshold: u64) -> Self {
+    pub(super) fn new(
+        tie_break: TieBreak,
+        threshold: u64,
+        max_token_length: Option<usize>,
+    ) -> Self {
         Self {
             tie_break,
             threshold,
+            max_token_length: max_token_length.unwrap_or(usize::MAX),
             records: Vec::new(),
             free: Vec::new(),
             by_pair: FxHashMap::default(),
@@ -107,11 +118,18 @@ impl Pairs {
         self.threshold
     }
 
+    /// Whether a pair is one that may be merged: frequent enough, and not too long.
+    #[inline]
+    pub(super) fn takes(&self, (left, right): Pair, count: u64, tokens: &Tokens) -> bool {
+        let len = |symbol: u32| tokens.lens[symbol as usize] as usize;
+        count >= self.threshold && len(left) + len(right) <= self.max_token_length
+    }
+
     pub(super) fn contains(&self, pair: Pair) -> bool {
         self.by_pair.contains_key(&pair)
     }
 
-    /// Takes in a pair that is not here, at or above the threshold; its places may follow.
+    /// Takes in a pair that is not here, and that it [takes](Self::takes); its places may follow.
     pub(super) fn insert(
         &mut self,
         pair: Pair,

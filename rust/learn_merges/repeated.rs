@@ -66,7 +66,7 @@ impl<C: Cell> Learner<'_, C> {
         let found = census::listed_pairs(&self.words, &self.tokens.lens, self.threads, pairs)?;
         for found in found {
             let count = found.count + self.believed.get(&found.pair).copied().unwrap_or(0);
-            if count < self.pairs.threshold() {
+            if !self.pairs.takes(found.pair, count, &self.tokens) {
                 continue;
             }
             match self.options.tie_break {

@@ -10,6 +10,7 @@
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
+use super::start::{Scratch, Spelling};
 use crate::count_pretokens::PretokenCounts;
 use crate::error::{Error, Result};
 use crate::memory::{filled, prefetch};
@@ -88,11 +89,12 @@ struct Runs {
 }
 
 impl<C: Cell> Words<C> {
-    /// The words of two bytes and more, each byte as its symbol. Takes the counts, to give their
+    /// The words of two bytes and more, as `spelling` writes them. Takes the counts, to give their
     /// memory back.
     pub(super) fn new(
         counts: PretokenCounts,
-        symbols: &[u32; 256],
+        spelling: &Spelling,
+        lens: &[u32],
         threads: &ThreadPool,
         progress: &Progress,
     ) -> Result<Self> {
@@ -121,18 +123,19 @@ impl<C: Cell> Words<C> {
             rest = others;
         }
         threads.install(|| {
-            parts.into_par_iter().for_each(|(part, words)| {
+            parts.into_par_iter().try_for_each_init(Scratch::default, |scratch, (part, words)| {
+                progress.check()?;
                 let mut at = 1;
                 for &word in words {
                     at += counts.with_bytes(word, |bytes| {
-                        for (cell, &byte) in part[at..].iter_mut().zip(bytes) {
-                            *cell = C::new(symbols[usize::from(byte)]);
-                        }
-                        bytes.len() + 1
-                    });
+                        let cells = &mut part[at..at + bytes.len()];
+                        spelling.write(bytes, cells, lens, scratch, progress)?;
+                        Ok::<_, Error>(bytes.len() + 1)
+                    })?;
                 }
-            });
-        });
+                Ok::<_, Error>(())
+            })
+        })?;
         let mut runs = Runs::default();
         let mut at = 0;
         for &word in &order {

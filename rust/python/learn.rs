@@ -1,88 +1,136 @@
-//! `_core.Learner`: files or texts → a tokenizer.
+//! `_core.Learner`: files, texts or saved counts → a tokenizer, step by step.
 
-use std::io;
 use std::path::PathBuf;
-use std::slice;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
-use pyo3::types::{PyIterator, PyString};
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use pyo3::types::{PyBytes, PyDict, PyIterator, PyString};
 
 use super::job;
 use super::tokenizer::{Tokenizer, borrow};
-use crate::count_pretokens::{Batch, Counting, HandOver, PretokenCounts};
-use crate::encode;
+use crate::count_pretokens::{self, Batch, HandOver, MemoryLimit};
 use crate::error::{Error, Result};
-use crate::learn_merges::{COUNTING, LearnOptions, TieBreak, learn_merges};
-use crate::pretokenize::Scheme;
+use crate::learn_merges::{COUNTING, LearnOptions, SpecialIds, TieBreak};
 use crate::progress::Progress;
-use crate::text_source::{DecodeErrors, SourceOptions, TextSource};
+use crate::train_tokenizer::{TrainOptions, Trainer};
 use crate::vocabulary_files;
 
 /// How often texts from Python are interrupted for signals and progress.
 const POLL: Duration = Duration::from_millis(50);
 
-/// What is to be learned, checked; then from files or from texts.
+/// What is to be learned, checked; then from files, texts or counts.
 #[pyclass(frozen, module = "lmkit._core")]
-pub(super) struct Learner {
-    options: LearnOptions,
-    scheme: Scheme,
-    num_threads: usize,
+pub(super) struct Learner(Trainer);
+
+/// What was counted; learning takes it.
+#[pyclass(frozen, module = "lmkit._core")]
+pub(super) struct Counts {
+    inner: Mutex<count_pretokens::Counts>,
+    /// How many pretokens were counted, repeats included.
+    #[pyo3(get)]
+    pretokens: u64,
+    /// How many bytes of text they make up.
+    #[pyo3(get)]
+    text_bytes: u64,
+    /// Pretokens and bytes that were dropped for want of memory, and the lowest count kept.
+    #[pyo3(get)]
+    pruned: (u64, u64, u64),
+    /// Files of folders that hold no text.
+    #[pyo3(get)]
+    not_text: Vec<PathBuf>,
 }
 
-/// What was learned from how much.
-#[pyclass(frozen, get_all, module = "lmkit._core")]
-pub(super) struct Lesson {
-    tokenizer: Py<Tokenizer>,
-    /// How many pretokens were counted, repeats included.
-    pretokens: u64,
-    /// Files of folders that hold no text.
-    not_text: Vec<PathBuf>,
+impl Counts {
+    fn new(inner: count_pretokens::Counts) -> Self {
+        let pruned = inner.pruned;
+        Self {
+            pretokens: inner.learned.pretokens(),
+            text_bytes: inner.learned.text_bytes(),
+            pruned: (pruned.pretokens, pruned.text_bytes, pruned.lowest_kept),
+            not_text: inner.not_text.clone(),
+            inner: Mutex::new(inner),
+        }
+    }
 }
 
 #[pymethods]
 impl Learner {
     #[new]
+    #[pyo3(signature = (
+        vocab_size, special_tokens, pattern, tie_break, *, min_frequency, max_token_length,
+        special_ids, extend, from_counts, sample, seed, holds_out, memory_limit, allow_pruning,
+        num_threads
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments, one an option")]
     fn new(
         vocab_size: i64,
-        special_tokens: Vec<String>,
-        pattern: &str,
+        special_tokens: Option<Vec<String>>,
+        pattern: Option<String>,
         tie_break: &str,
         min_frequency: u64,
+        max_token_length: Option<usize>,
+        special_ids: Option<&str>,
+        extend: Option<PyRef<'_, Tokenizer>>,
+        from_counts: Vec<PathBuf>,
+        sample: Option<f64>,
+        seed: u64,
+        holds_out: bool,
+        memory_limit: Option<u64>,
+        allow_pruning: bool,
         num_threads: Option<usize>,
     ) -> PyResult<Self> {
         let vocab_size = usize::try_from(vocab_size)
             .map_err(|_| Error::Usage(format!("--vocab_size {vocab_size} is negative")))?;
-        if num_threads == Some(0) {
-            return Err(Error::Usage("--num_threads must be at least 1".to_owned()).into());
-        }
-        let tie_break = TieBreak::new(tie_break)?;
-        let options = LearnOptions { vocab_size, special_tokens, tie_break, min_frequency };
-        options.check()?;
-        let cores = std::thread::available_parallelism().map_or(1, Into::into);
-        let num_threads = num_threads.unwrap_or(cores);
-        Ok(Self { options, scheme: Scheme::new(pattern)?, num_threads })
+        let limit = |bytes| MemoryLimit::new(bytes, allow_pruning);
+        let learn = LearnOptions {
+            vocab_size,
+            tie_break: TieBreak::new(tie_break)?,
+            min_frequency,
+            max_token_length,
+            special_ids: special_ids.map(SpecialIds::new).transpose()?,
+            ..LearnOptions::default()
+        };
+        Ok(Self(Trainer::new(TrainOptions {
+            learn,
+            special_tokens,
+            pattern,
+            extend: extend.map(|base| base.inner().parts()),
+            from_counts,
+            sample,
+            seed,
+            holds_out,
+            memory: memory_limit.map(limit).transpose()?,
+            num_threads,
+        })?))
     }
 
     /// `(files, bytes on disk)` that would be read; refuses an output folder that could not be
     /// written.
-    #[staticmethod]
     fn plan(
+        &self,
         py: Python<'_>,
         paths: Vec<PathBuf>,
         text_field: Option<String>,
-        output_path: PathBuf,
+        output_path: Option<PathBuf>,
         force: bool,
     ) -> PyResult<(usize, u64)> {
         py.detach(|| {
-            let source = source(&paths, "strict", text_field, slice::from_ref(&output_path))?;
-            vocabulary_files::check_folder(&output_path, force)?;
-            Ok((source.inputs().len(), source.total_bytes()))
+            let leave_out = output_path.as_slice();
+            let sizes = if paths.is_empty() {
+                (0, 0)
+            } else {
+                let source = self.0.source(&paths, "strict", text_field, leave_out)?;
+                (source.inputs().len(), source.total_bytes())
+            };
+            if let Some(output_path) = &output_path {
+                vocabulary_files::check_folder(output_path, force)?;
+            }
+            Ok(sizes)
         })
     }
 
-    fn learn_files(
+    fn count_files(
         &self,
         py: Python<'_>,
         paths: Vec<PathBuf>,
@@ -90,90 +138,114 @@ impl Learner {
         text_field: Option<String>,
         leave_out: Vec<PathBuf>,
         progress: Option<Bound<'_, PyAny>>,
-    ) -> PyResult<Lesson> {
-        let source = py.detach(|| source(&paths, errors, text_field, &leave_out))?;
+    ) -> PyResult<Counts> {
+        let source = || self.0.source(&paths, errors, text_field, &leave_out);
+        let source = if paths.is_empty() { None } else { Some(py.detach(source)?) };
         let state = Progress::default();
-        state.start(COUNTING, source.total_bytes());
-        let learn = || {
-            let threads = self.threads()?;
-            let counting = Counting::new(self.scheme.clone(), &self.options.special_tokens)?;
-            let (counts, not_text) = counting.count_source(&source, &threads, &state)?;
-            let pretokens = counts.pretokens();
-            Ok((self.learn(counts, &threads, &state)?, pretokens, not_text))
-        };
-        let (tokenizer, pretokens, not_text) = job::run(py, &state, progress.as_ref(), learn)??;
-        Ok(Lesson { tokenizer: Py::new(py, tokenizer)?, pretokens, not_text })
+        let count = || self.0.count_source(source.as_ref(), &self.0.threads()?, &state);
+        Ok(Counts::new(job::run(py, &state, progress.as_ref(), count)??))
     }
 
-    fn learn_texts(
+    fn count_texts(
         &self,
         py: Python<'_>,
         texts: &Bound<'_, PyIterator>,
         progress: Option<Bound<'_, PyAny>>,
-    ) -> PyResult<Lesson> {
+    ) -> PyResult<Counts> {
         let state = Progress::default();
         state.start(COUNTING, 0);
-        let counting = Counting::new(self.scheme.clone(), &self.options.special_tokens)?;
-        let counts = counting.count_batches(self.num_threads, &state, |full| {
-            let fed = feed(py, &counting, texts, &state, progress.as_ref(), full);
+        let counts = self.0.count_batches(&state, |full| {
+            let fed = feed(py, &self.0, texts, &state, progress.as_ref(), full);
             if fed.is_err() {
                 state.cancel();
             }
             fed
         })?;
-        let pretokens = counts.pretokens();
-        let learn = || self.learn(counts, &self.threads()?, &state);
-        let tokenizer = job::run(py, &state, progress.as_ref(), learn)??;
-        Ok(Lesson { tokenizer: Py::new(py, tokenizer)?, pretokens, not_text: Vec::new() })
-    }
-}
-
-impl Learner {
-    /// A pool of its own for each call, so that a forked child has none that lost its threads.
-    fn threads(&self) -> Result<ThreadPool> {
-        ThreadPoolBuilder::new()
-            .num_threads(self.num_threads)
-            .build()
-            .map_err(|why| Error::Io { path: "new threads".into(), source: io::Error::other(why) })
+        Ok(Counts::new(counts))
     }
 
+    /// Counts files to be reported on, instead of documents that were held out.
+    fn hold_out(
+        &self,
+        py: Python<'_>,
+        counts: &Counts,
+        paths: Vec<PathBuf>,
+        errors: &str,
+        text_field: Option<String>,
+        progress: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let source = py.detach(|| self.0.source(&paths, errors, text_field, &[]))?;
+        let state = Progress::default();
+        let count = || self.0.count_held_out(&source, &self.0.threads()?, &state);
+        let held_out = job::run(py, &state, progress.as_ref(), count)??;
+        counts.inner.lock().unwrap_or_else(PoisonError::into_inner).held_out = held_out;
+        Ok(())
+    }
+
+    fn save_counts(&self, py: Python<'_>, counts: &Counts, path: PathBuf) -> PyResult<()> {
+        let state = Progress::default();
+        let save = || {
+            let counts = counts.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            self.0.save_counts(&counts, &path, &self.0.threads()?, &state)
+        };
+        Ok(job::run(py, &state, None, save)??)
+    }
+
+    /// Takes the counts, which are gone then.
     fn learn(
         &self,
-        counts: PretokenCounts,
-        threads: &ThreadPool,
-        progress: &Progress,
-    ) -> Result<Tokenizer> {
-        let learned = learn_merges(counts, &self.options, threads, progress)?;
-        let vocabulary = learned.vocabulary()?;
-        let tokenizer =
-            encode::Tokenizer::new(vocabulary, learned.special_tokens, self.scheme.clone())?;
-        Tokenizer::wrap(tokenizer)
+        py: Python<'_>,
+        counts: &Counts,
+        progress: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Tokenizer> {
+        let state = Progress::default();
+        let learn = || -> Result<Tokenizer> {
+            let taken = {
+                let mut counts = counts.inner.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::take(&mut counts.learned)
+            };
+            Tokenizer::wrap(self.0.learn(taken, &self.0.threads()?, &state)?)
+        };
+        Ok(job::run(py, &state, progress.as_ref(), learn)??)
     }
-}
 
-/// What `paths` name, without what this call itself will write.
-fn source(
-    paths: &[PathBuf],
-    errors: &str,
-    text_field: Option<String>,
-    leave_out: &[PathBuf],
-) -> Result<TextSource> {
-    let errors = DecodeErrors::new(errors)?;
-    let options = SourceOptions { errors, text_field, ..SourceOptions::default() };
-    let mut source = TextSource::new(paths, options)?;
-    source.leave_out(leave_out);
-    Ok(source)
+    /// What a tokenizer makes of the text that was held out.
+    fn report<'py>(
+        &self,
+        py: Python<'py>,
+        tokenizer: PyRef<'py, Tokenizer>,
+        counts: &Counts,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let state = Progress::default();
+        let inner = tokenizer.inner();
+        let report = || {
+            let counts = counts.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            self.0.report(inner, &counts.held_out, &self.0.threads()?, &state)
+        };
+        let report = job::run(py, &state, None, report)??;
+        let bytes = |id| PyBytes::new(py, inner.vocabulary().token(id).unwrap_or_default());
+        let named = |listed: &[(u32, u64)]| -> Vec<_> {
+            listed.iter().map(|&(id, count)| (id, bytes(id), count)).collect()
+        };
+        let dict = PyDict::new(py);
+        dict.set_item("text_bytes", report.text_bytes)?;
+        dict.set_item("growth", &report.growth)?;
+        dict.set_item("commonest", named(&report.commonest))?;
+        dict.set_item("longest", named(&report.longest))?;
+        Ok(dict)
+    }
 }
 
 /// Hands the texts over; the threads that count do not need the interpreter.
 fn feed(
     py: Python<'_>,
-    counting: &Counting,
+    trainer: &Trainer,
     texts: &Bound<'_, PyIterator>,
     state: &Progress,
     progress: Option<&Bound<'_, PyAny>>,
     full: HandOver<'_>,
 ) -> PyResult<()> {
+    let (counting, options) = trainer.counting();
     let (mut batch, mut polled) = (Batch::default(), Instant::now());
     let mut hand_over = |batch| -> PyResult<()> {
         py.detach(|| full(batch))?;
@@ -182,7 +254,7 @@ fn feed(
     for text in texts {
         let text = text?;
         let text = borrow(text.cast::<PyString>()?)?;
-        counting.add_text(&mut batch, &text, &mut hand_over)?;
+        counting.add_text(options, &mut batch, &text, &mut hand_over)?;
         if polled.elapsed() >= POLL {
             polled = Instant::now();
             py.check_signals()?;

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<learn::Learner>()?;
-    module.add_class::<learn::Lesson>()?;
+    module.add_class::<learn::Counts>()?;
     module.add_class::<tokenize_files::TokenizeJob>()?;
     module.add_class::<tokenizer::Tokenizer>()?;
     module.add_class::<tokenizer::EncodeIterator>()?;

@@ -1,14 +1,18 @@
 """Learning a vocabulary: equal to Hugging Face's trainer, the same however the text comes."""
 
+import base64
 import gzip
+import heapq
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -51,6 +55,7 @@ def huggingface(
     specials: tuple[str, ...] = (END,),
     pattern: str = "gpt2",
     min_frequency: int = 0,
+    max_token_length: int | None = None,
 ) -> tuple[dict[str, int], list[list[str]]]:
     """Vocabulary and merges of BpeTrainer, fed the text between special tokens."""
     tokenizer = Tokenizer(models.BPE())
@@ -69,6 +74,7 @@ def huggingface(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         min_frequency=min_frequency,
         show_progress=False,
+        **({} if max_token_length is None else {"max_token_length": max_token_length}),
     )
     documents = [part for text in texts for part in text.split(END)]
     tokenizer.train_from_iterator(documents, trainer)
@@ -126,6 +132,38 @@ def test_heads_of_real_corpora_give_the_merges_of_huggingface(tmp_path, shared_d
     assert_equal_to_huggingface(tmp_path / "tok", [text], 4000)
 
 
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("corpus", ["books_200M", "books_b_200M", "code_80M", "zhja_40M"])
+def test_whole_corpora_give_the_merges_of_huggingface(tmp_path, shared_dir, corpus):
+    packed = shared_dir / "corpora" / f"{corpus}.txt.zst"
+    with packed.open("rb") as file:
+        text = zstandard.ZstdDecompressor().stream_reader(file).read().decode("utf-8")
+    first = lmkit.Tokenizer.train(packed, 32_000, tie_break="huggingface")
+    assert saved(first, tmp_path / "tok") == huggingface([text], 32_000)
+    plain = tmp_path / "plain.txt"
+    plain.write_text(text, encoding="utf-8", newline="")
+    for repeat in range(20):
+        again = lmkit.Tokenizer.train(
+            plain, 32_000, tie_break="huggingface", num_threads=repeat % 4 + 1
+        )
+        assert again == first
+
+
+def merged(word: Sequence[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
+    """The word with each occurrence of the pair, from the left, as one token."""
+    new, at = [], 0
+    while at < len(word):
+        if tuple(word[at : at + 2]) == pair:
+            new.append(pair[0] + pair[1])
+            at += 2
+        else:
+            new.append(word[at])
+            at += 1
+    return new
+
+
 def slow_merges(texts: list[str], count: int) -> list[tuple[bytes, bytes]]:
     """The course's rule as a student writes it: everything counted anew for each merge."""
     words = Counter()
@@ -141,19 +179,77 @@ def slow_merges(texts: list[str], count: int) -> list[tuple[bytes, bytes]]:
             break
         best = max(pairs, key=lambda pair: (pairs[pair], pair))
         merges.append(best)
-        merged = Counter()
+        again = Counter()
         for word, times in words.items():
-            new, at = [], 0
-            while at < len(word):
-                if word[at : at + 2] == best:
-                    new.append(best[0] + best[1])
-                    at += 2
-                else:
-                    new.append(word[at])
-                    at += 1
-            merged[tuple(new)] += times
-        words = merged
+            again[tuple(merged(word, best))] += times
+        words = again
     return merges
+
+
+def indexed_merges(  # noqa: C901 - a reference on one page
+    words: Counter[bytes], count: int
+) -> list[tuple[bytes, bytes]]:
+    """The same rule for larger texts: pairs are counted once and kept up to date by word."""
+    spelled = [[bytes([b]) for b in word] for word in words]
+    times = list(words.values())
+    pairs, places, by_count = Counter(), defaultdict(set), defaultdict(set)
+    tops: list[int] = []
+
+    def enter(index: int, sign: int, changed: Counter[tuple[bytes, bytes]]) -> None:
+        for pair in pairwise(spelled[index]):
+            changed[pair] += sign * times[index]
+            if sign > 0:
+                places[pair].add(index)
+
+    def settle(changed: Counter[tuple[bytes, bytes]]) -> None:
+        for pair, by in changed.items():
+            if by:
+                by_count[pairs[pair]].discard(pair)
+                pairs[pair] += by
+                by_count[pairs[pair]].add(pair)
+                heapq.heappush(tops, -pairs[pair])
+
+    changed = Counter()
+    for index in range(len(spelled)):
+        enter(index, 1, changed)
+    settle(changed)
+    merges = []
+    while len(merges) < count:
+        while not by_count[-tops[0]]:
+            heapq.heappop(tops)
+        best = max(by_count[-tops[0]])
+        changed = Counter()
+        merges.append(best)
+        for index in places.pop(best):
+            enter(index, -1, changed)
+            spelled[index] = merged(spelled[index], best)
+            enter(index, 1, changed)
+        settle(changed)
+    return merges
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("corpus", "size", "merges"),
+    [
+        ("books_200M", 2 << 20, 3743),
+        ("zhja_40M", 1 << 18, 3743),
+        pytest.param("books_200M", 3 << 20, 3743, marks=pytest.mark.slow),
+        pytest.param("code_80M", 3 << 20, 3743, marks=pytest.mark.slow),
+        pytest.param("zhja_40M", 3 << 20, 3743, marks=pytest.mark.slow),
+    ],
+)
+def test_heads_of_real_corpora_follow_the_rule_of_the_course(shared_dir, corpus, size, merges):
+    with (shared_dir / "corpora" / f"{corpus}.txt.zst").open("rb") as file:
+        text = zstandard.ZstdDecompressor().stream_reader(file).read(size).decode(errors="ignore")
+    pattern = r" ?[^\s]+|\s"
+    words = Counter(word.encode() for part in text.split(END) for word in re.findall(pattern, part))
+    expected = indexed_merges(words, merges)
+    for threads in (1, 3):
+        tok = lmkit.Tokenizer.train(
+            texts=[text], vocab_size=257 + merges, pattern=pattern, num_threads=threads
+        )
+        assert tok.merges == expected
 
 
 def test_lexicographic_is_the_rule_of_the_course():
@@ -189,6 +285,44 @@ def test_a_large_text_in_memory_is_cut_like_a_file(tmp_path):
     assert lmkit.Tokenizer.train(texts=[text], vocab_size=700) == lmkit.Tokenizer.train(path, 700)
 
 
+def test_a_tokenizer_is_extended(tmp_path):
+    whole = lmkit.Tokenizer.train(texts=TEXTS, vocab_size=500, special_ids="first")
+    base = lmkit.Tokenizer.train(texts=TEXTS, vocab_size=380, special_ids="first")
+    base.save(tmp_path / "base")
+    for first in (base, tmp_path / "base", tmp_path / "base" / "tokenizer.json"):
+        assert lmkit.Tokenizer.train(texts=TEXTS, vocab_size=500, extend=first) == whole
+    other = lmkit.Tokenizer.train(
+        texts=["zebra zoo " * 9 + "<new>"], vocab_size=385, extend=base, special_tokens=["<new>"]
+    )
+    assert list(other.vocab.items())[:380] == list(base.vocab.items())
+    assert other.merges[: len(base.merges)] == base.merges
+    assert other.special_tokens == base.special_tokens | {"<new>": 384}
+    with pytest.raises(lmkit.MismatchError, match="--pattern splits text by cl100k"):
+        lmkit.Tokenizer.train(texts=TEXTS, vocab_size=500, extend=base, pattern="cl100k")
+    ranks = tmp_path / "ranks.tiktoken"
+    ranks.write_text(
+        "".join(f"{base64.b64encode(bytes([byte])).decode()} {byte}\n" for byte in range(256))
+    )
+    with pytest.raises(lmkit.UsageError, match="ranks has no merges to go on from"):
+        lmkit.Tokenizer.train(texts=TEXTS, vocab_size=500, extend=ranks)
+
+
+def test_extending_by_huggingface_ties_goes_by_the_ids_of_the_whole():
+    options = {"texts": TEXTS, "tie_break": "huggingface"}
+    whole = lmkit.Tokenizer.train(vocab_size=500, **options)
+    base = lmkit.Tokenizer.train(vocab_size=400, **options)
+    assert lmkit.Tokenizer.train(vocab_size=500, extend=base, **options) == whole
+
+
+def test_tokens_are_as_long_as_huggingface_would_have_them(tmp_path):
+    # BpeTrainer takes tokens shorter than its max_token_length, lmkit up to it.
+    ours = lmkit.Tokenizer.train(
+        texts=TEXTS, vocab_size=500, tie_break="huggingface", max_token_length=5
+    )
+    assert max(len(token) for token in ours.vocab.values() if token != END.encode()) == 5
+    assert saved(ours, tmp_path / "t") == huggingface(TEXTS, 500, max_token_length=6)
+
+
 def test_min_frequency_ends_the_learning():
     tok = lmkit.Tokenizer.train(texts=["abab ab cd"], vocab_size=400, min_frequency=2)
     assert tok.merges == [(b"a", b"b")]
@@ -207,6 +341,14 @@ def test_min_frequency_ends_the_learning():
         ({"texts": "a text"}, "texts is one text"),
         ({"paths": "x"}, "either paths or texts"),
         ({"text_field": "t"}, "do nothing to texts"),
+        ({"max_token_length": 1}, "--max_token_length must be at least 2"),
+        ({"special_ids": "middle"}, "none of first, last"),
+        ({"initial_alphabet": "letters"}, "--initial_alphabet must be bytes"),
+        ({"memory_limit": "1M"}, "too small; give at least 128M"),
+        ({"memory_limit": "some"}, "such as 4G or 500M, not 'some'"),
+        ({"allow_pruning": True}, "no effect without --memory_limit"),
+        ({"held_out": "x"}, "no effect without report"),
+        ({"seed": -1}, "--seed must be from 0"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(arguments, message):

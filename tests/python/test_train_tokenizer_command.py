@@ -159,13 +159,94 @@ def test_bad_input_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == [bad]
 
 
-def test_options_that_exclude_each_other_are_refused(text, tmp_path):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--output_path", "t", "--no_special_tokens", "--special_token", "<a>"], "exclude each"),
+        ([], "nowhere to write to"),
+        (["--output_path", "t", "--held_out", "x"], "no effect without --report"),
+        (["--save_counts", "c", "--report"], "no effect without --output_path"),
+        (["--output_path", "t", "--allow_pruning"], "no effect without --memory_limit"),
+        (["--output_path", "t", "--memory_limit", "1M"], "too small; give at least 128M"),
+        (["--output_path", "t", "--memory_limit", "much"], "such as 4G or 500M"),
+        (["--output_path", "t", "--sample", "0"], "0"),
+        (["--output_path", "t", "--max_token_length", "1"], "max_token_length"),
+        (["--output_path", "t", "--initial_alphabet", "letters"], "letters"),
+        (["--output_path", "t", "--report"], "none was held out"),
+        (["--save_counts", "no/where"], "no such folder"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(text, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    result = run("--data_path", text, *words)
+    said = result.stderr + str(result.exception)
+    assert result.exit_code != 0
+    assert message in said
+    if result.exit_code == 1:
+        assert isinstance(result.exception, lmkit.UsageError)
+    assert list(tmp_path.iterdir()) == [text]
+
+
+def test_nothing_to_learn_from_is_refused(tmp_path):
+    with pytest.raises(lmkit.UsageError, match="nothing to learn from"):
+        raise run("--output_path", tmp_path / "tok").exception
+
+
+def test_counts_are_saved_and_learned_from_later(text, tmp_path):
+    counts, out = tmp_path / "text.counts", tmp_path / "tok"
+    result = run("--data_path", text, "--save_counts", counts, "--json")
+    told = json.loads(result.stdout)
+    assert (told["pretokens"], told["save_counts"]) == (420, str(counts))
+    assert list(told["phases"]) == ["count", "save_counts"]
+    result = run("--from_counts", counts, "--output_path", out, "--vocab_size", 270)
+    assert result.stdout.startswith("Learned 13 merges from 420 pretokens")
+    assert lmkit.Tokenizer.load(out) == lmkit.Tokenizer.train(text, 270)
+    with pytest.raises(lmkit.UsageError, match="already exists"):
+        raise run("--data_path", text, "--save_counts", counts).exception
+    assert run("--data_path", text, "--save_counts", counts, "--force").exit_code == 0
+    told = run("--from_counts", counts, "--output_path", tmp_path / "t2", "--dry_run").stdout
+    assert told.startswith("Would learn 10,000 tokens from saved counts into ")
+
+
+def test_all_options_give_the_bytes_of_python(text, tmp_path):
+    other = tmp_path / "more.txt"
+    other.write_text("what the fox says, and the dog\n" * 9, encoding="utf-8")
+    base, out, counts = tmp_path / "base", tmp_path / "tok", tmp_path / "c"
+    learned(text, base)
+    assert run("--data_path", other, "--save_counts", counts).exit_code == 0
     result = run(
-        "--data_path", text, "--output_path", tmp_path / "tok", "--no_special_tokens",
-        "--special_token", "<a>",
+        "--data_path", text, "--from_counts", counts, "--extend", base, "--output_path", out,
+        "--vocab_size", 280, "--max_token_length", 6, "--special_ids", "last", "--min_frequency", 2,
+        "--sample", 0.9, "--seed", 1, "--memory_limit", "1G", "--allow_pruning",
+        "--initial_alphabet", "bytes", "--report", "--held_out", other,
     )  # fmt: skip
-    assert result.exit_code == 2
-    assert "exclude each other" in result.stderr
-    result = run("--data_path", text)
-    assert result.exit_code == 2
-    assert "--output_path" in result.stderr
+    assert result.exception is None
+    reports: list[dict] = []
+    tok = lmkit.Tokenizer.train(
+        text, 280, from_counts=counts, extend=base, max_token_length=6, special_ids="last",
+        min_frequency=2, sample=0.9, seed=1, memory_limit=1 << 30, allow_pruning=True,
+        report=reports.append, held_out=[other],
+    )  # fmt: skip
+    tok.save(tmp_path / "python")
+    for name in ("vocab.json", "merges.txt", "tokenizer.json", "lmkit.json"):
+        assert (out / name).read_bytes() == (tmp_path / "python" / name).read_bytes()
+    assert f"On {reports[0]['text_bytes']:,} bytes of held-out text:" in result.stdout
+
+
+def test_a_report_tells_how_the_vocabulary_grows(text, tmp_path):
+    held_out = tmp_path / "held.txt"
+    held_out.write_text("the cat sat<|endoftext|>zzz", encoding="utf-8")
+    words = ("--report", "--held_out", held_out)
+    told = json.loads(learned(text, tmp_path / "tok", *words, "--json").stdout)["report"]
+    assert told["text_bytes"] == 14
+    assert [row["vocab_size"] for row in told["growth"]] == [257, 270]
+    assert told["growth"][0]["bytes_per_token"] == 1
+    tok = lmkit.Tokenizer.load(tmp_path / "tok")
+    tokens = len(tok.encode("the cat sat")) + len(tok.encode("zzz"))
+    assert told["growth"][1]["tokens"] == tokens
+    assert told["commonest"][0] == {"id": tok.encode("z")[0], "token": "z", "count": 3}
+    longest = [row["token"] for row in told["longest"]]
+    assert [len(token) for token in longest] == sorted(map(len, longest), reverse=True)
+    said = learned(text, tmp_path / "tok", *words, "--force").stdout
+    assert "On 14 bytes of held-out text:\n        257 tokens   1.000 bytes a token\n" in said
+    assert "commonest: 'z' (3)" in said

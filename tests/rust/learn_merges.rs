@@ -5,16 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use lmkit::byte_alphabet::gpt2_order;
 use lmkit::count_pretokens::{PretokenCounter, PretokenCounts};
 use lmkit::error::{ErrorKind, Result};
-use lmkit::learn_merges::{LearnOptions, Learned, TieBreak, learn_merges};
+use lmkit::learn_merges::{LearnOptions, Learned, SpecialIds, TieBreak, learn_merges};
 use lmkit::pretokenize::Scheme;
 use lmkit::progress::Progress;
+use lmkit::vocabulary_files::TokenizerParts;
 use proptest::prelude::*;
 
 type Counts = BTreeMap<Vec<u8>, u64>;
 type Merges = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn options(vocab_size: usize, tie_break: TieBreak) -> LearnOptions {
-    LearnOptions { vocab_size, special_tokens: Vec::new(), tie_break, min_frequency: 1 }
+    LearnOptions { vocab_size, tie_break, min_frequency: 1, ..LearnOptions::default() }
 }
 
 /// Learns from words dealt out to `threads` tables.
@@ -37,7 +38,9 @@ fn text_counts(text: &str) -> Counts {
 }
 
 /// What a student would write: tokens are bytes, and all is counted anew for every merge.
-fn reference_lexicographic(counts: &Counts, vocab_size: usize, min_frequency: u64) -> Merges {
+fn reference_lexicographic(counts: &Counts, options: &LearnOptions) -> Merges {
+    let LearnOptions { vocab_size, min_frequency, .. } = *options;
+    let longest = options.max_token_length.unwrap_or(usize::MAX);
     let mut words: Vec<(Vec<Vec<u8>>, u64)> =
         counts.iter().map(|(word, &n)| (word.iter().map(|&b| vec![b]).collect(), n)).collect();
     let mut tokens: BTreeSet<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
@@ -49,6 +52,7 @@ fn reference_lexicographic(counts: &Counts, vocab_size: usize, min_frequency: u6
                 *pairs.entry((pair[0].clone(), pair[1].clone())).or_default() += count;
             }
         }
+        pairs.retain(|(left, right), _| left.len() + right.len() <= longest);
         let best = pairs.into_iter().max_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
         let Some((pair, count)) = best else { break };
         if count < min_frequency.max(1) {
@@ -71,7 +75,9 @@ fn reference_lexicographic(counts: &Counts, vocab_size: usize, min_frequency: u6
 }
 
 /// Hugging Face's bookkeeping, each queue entry with the words it was made for, and its numbering.
-fn reference_huggingface(counts: &Counts, vocab_size: usize, min_frequency: u64) -> Merges {
+fn reference_huggingface(counts: &Counts, options: &LearnOptions) -> Merges {
+    let LearnOptions { vocab_size, min_frequency, .. } = *options;
+    let longest = options.max_token_length.unwrap_or(usize::MAX);
     let mut tokens: Vec<Vec<u8>> = gpt2_order().map(|byte| vec![byte]).collect();
     let id_of = |tokens: &[Vec<u8>], token: &[u8]| tokens.iter().position(|t| t == token);
     let mut words: Vec<(Vec<usize>, u64)> = counts
@@ -121,8 +127,10 @@ fn reference_huggingface(counts: &Counts, vocab_size: usize, min_frequency: u64)
                     }
                     for (old, new) in neighbours {
                         *believed.entry(old).or_default() -= count;
-                        *believed.entry(new).or_default() += count;
-                        arisen.entry(new).or_default().insert(index);
+                        if tokens[new.0].len() + tokens[new.1].len() <= longest {
+                            *believed.entry(new).or_default() += count;
+                            arisen.entry(new).or_default().insert(index);
+                        }
                     }
                 }
                 at += 1;
@@ -135,12 +143,8 @@ fn reference_huggingface(counts: &Counts, vocab_size: usize, min_frequency: u64)
 
 fn reference(counts: &Counts, options: &LearnOptions) -> Merges {
     match options.tie_break {
-        TieBreak::Lexicographic => {
-            reference_lexicographic(counts, options.vocab_size, options.min_frequency)
-        }
-        TieBreak::HuggingFace => {
-            reference_huggingface(counts, options.vocab_size, options.min_frequency)
-        }
+        TieBreak::Lexicographic => reference_lexicographic(counts, options),
+        TieBreak::HuggingFace => reference_huggingface(counts, options),
     }
 }
 
@@ -170,12 +174,79 @@ proptest! {
         tie_break in tie_break(),
         vocab_size in prop_oneof![256..400_usize, Just(70_000)],
         min_frequency in 0..30_u64,
+        max_token_length in prop_oneof![Just(None), (2..9_usize).prop_map(Some)],
         threads in 1..4_usize,
     ) {
-        let options = LearnOptions { min_frequency, ..options(vocab_size, tie_break) };
+        let limits = options(vocab_size, tie_break);
+        let options = LearnOptions { min_frequency, max_token_length, ..limits };
         let learned = learn(&counts, &options, threads).unwrap();
         prop_assert_eq!(learned.merges, reference(&counts, &options));
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(examples() / 2))]
+
+    #[test]
+    fn what_is_extended_goes_on_as_if_it_had_never_stopped(
+        counts in counts(),
+        (first, more) in (257..300_usize, 0..60_usize),
+        threads in 1..4_usize,
+    ) {
+        let until = |vocab_size| LearnOptions {
+            special_tokens: vec!["<|e|>".to_owned()],
+            special_ids: Some(SpecialIds::First),
+            ..options(vocab_size, TieBreak::Lexicographic)
+        };
+        let whole = learn(&counts, &until(first + more), threads).unwrap();
+        let base = learn(&counts, &until(first), threads).unwrap();
+        let extend = Some(parts(&base));
+        let extended = LearnOptions { extend, ..until(first + more) };
+        prop_assert_eq!(learn(&counts, &extended, threads).unwrap(), whole);
+    }
+}
+
+fn parts(learned: &Learned) -> TokenizerParts {
+    TokenizerParts {
+        vocabulary: learned.vocabulary().unwrap(),
+        special_tokens: learned.special_tokens.clone(),
+        pattern: None,
+    }
+}
+
+#[test]
+fn what_is_extended_keeps_its_ids() {
+    let specials = |tokens: &[&str]| tokens.iter().map(|&token| token.to_owned()).collect();
+    let base = LearnOptions {
+        special_tokens: specials(&["<|e|>"]),
+        ..options(259, TieBreak::Lexicographic)
+    };
+    let base = learn(&text_counts("low low lower "), &base, 1).unwrap();
+    for (special_ids, new_special, new_merge) in
+        [(None, 261, 259), (Some(SpecialIds::First), 259, 260)]
+    {
+        let more = LearnOptions {
+            special_tokens: specials(&["<|e|>", "<|new|>"]),
+            special_ids,
+            extend: Some(parts(&base)),
+            ..options(262, TieBreak::Lexicographic)
+        };
+        let learned = learn(&text_counts("newest newest widest low "), &more, 1).unwrap();
+        assert_eq!(learned.tokens[..259], base.tokens);
+        assert_eq!(learned.merges[..base.merges.len()], base.merges);
+        assert_eq!(
+            learned.special_tokens,
+            [("<|e|>".to_owned(), 258), ("<|new|>".to_owned(), new_special)]
+        );
+        assert_eq!(learned.tokens[new_merge].1, b"t ");
+        assert_eq!(learned.vocabulary().unwrap().len(), 262);
+    }
+    let full = LearnOptions { extend: Some(parts(&base)), ..options(258, TieBreak::Lexicographic) };
+    assert_eq!(
+        learn(&text_counts("x y"), &full, 1).unwrap_err().to_string(),
+        "--vocab_size 258 is too small for the 259 tokens to extend and 0 special tokens; give at \
+         least 259"
+    );
 }
 
 fn examples() -> u32 {
@@ -215,25 +286,37 @@ fn the_course_example_learns_its_merges() {
 fn ids_follow_the_rule() {
     let specials = ["<|end|>".to_owned(), "!".to_owned(), "<|pad|>".to_owned()];
     let counts = text_counts("aaab aaab ");
-    let learn = |tie_break| {
+    let learned = |tie_break| {
         let special_tokens = specials.to_vec();
         let options = LearnOptions { special_tokens, ..options(260, tie_break) };
         learn(&counts, &options, 1).unwrap()
     };
-    let lexicographic = learn(TieBreak::Lexicographic);
+    let lexicographic = learned(TieBreak::Lexicographic);
     let token = |learned: &Learned, id: usize| learned.tokens[id].1.clone();
     assert_eq!(token(&lexicographic, 0), b"!");
     assert_eq!(token(&lexicographic, 255), b"\xad");
     assert_eq!(token(&lexicographic, 256), b"aa");
     assert_eq!(token(&lexicographic, 258), b"<|end|>");
     assert_eq!(lexicographic.special_tokens[1], ("!".to_owned(), 0), "a byte has its token");
-    let huggingface = learn(TieBreak::HuggingFace);
+    let huggingface = learned(TieBreak::HuggingFace);
     assert_eq!(token(&huggingface, 0), b"<|end|>");
     assert_eq!(token(&huggingface, 1), b"!");
     assert_eq!(token(&huggingface, 2), b"<|pad|>");
     assert_eq!(token(&huggingface, 3), b"\"");
     assert_eq!(token(&huggingface, 258), b"aa");
-    for learned in [lexicographic, huggingface] {
+    let placed = |tie_break, special_ids| {
+        let special_tokens = specials.to_vec();
+        let special_ids = Some(special_ids);
+        let options = LearnOptions { special_tokens, special_ids, ..options(260, tie_break) };
+        learn(&counts, &options, 1)
+    };
+    let first = placed(TieBreak::Lexicographic, SpecialIds::First).unwrap();
+    assert_eq!((token(&first, 0), token(&first, 1)), (b"<|end|>".to_vec(), b"!".to_vec()));
+    assert_eq!((token(&first, 3), token(&first, 258)), (b"\"".to_vec(), b"aa".to_vec()));
+    let last = placed(TieBreak::HuggingFace, SpecialIds::Last).unwrap();
+    assert_eq!((token(&last, 0), token(&last, 256)), (b"!".to_vec(), b"aa".to_vec()));
+    assert_eq!((token(&last, 258), token(&last, 259)), (b"<|end|>".to_vec(), b"<|pad|>".to_vec()));
+    for learned in [lexicographic, huggingface, first, last] {
         assert_eq!(learned.tokens.len(), 260);
         assert_eq!(learned.vocabulary().unwrap().len(), 260);
     }
@@ -257,6 +340,8 @@ fn what_cannot_be_learned_is_refused() {
     );
     assert!(refused(&with(&["<a>", "<a>"])).contains("given twice"));
     assert!(refused(&with(&[""])).contains("at least one byte"));
+    let short = LearnOptions { max_token_length: Some(1), ..with(&[]) };
+    assert_eq!(refused(&short), "--max_token_length must be at least 2");
     assert!(refused(&options(1 << 31, TieBreak::Lexicographic)).contains("2147483647"));
     let empty = learn(&Counts::new(), &options(300, TieBreak::Lexicographic), 1).unwrap_err();
     assert_eq!(empty.kind(), ErrorKind::Malformed);

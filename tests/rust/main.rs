@@ -1,6 +1,7 @@
 //! One integration binary: a module per behaviour.
 #![expect(clippy::unwrap_used, reason = "a test that fails to unwrap has failed")]
 
+mod counts_file;
 mod encode;
 mod learn_merges;
 mod pretokenize;

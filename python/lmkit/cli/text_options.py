@@ -6,48 +6,52 @@ from typing import Any, TypeVar
 import click
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Decorator = Callable[[Function], Function]
 
 
-def data_path_option(verb: str) -> Callable[[Function], Function]:
-    """`--data_path`; its help begins with ``verb``, what the command does with a file."""
+def data_path_option(verb: str, **more: Any) -> Decorator[Any]:
+    """`--data_path`; its help begins with ``verb``, what the command does with a file.
+
+    ``more``, here and below, goes to `click.option`.
+    """
     return click.option(
         "--data_path",
-        "data_paths",
         multiple=True,
-        required=True,
         metavar="PATH",
         help=f"{verb} this file, folder, glob or - (standard input); repeats. .gz and .zst are "
         "unpacked, .jsonl is read line by line.",
+        **more,
     )
 
 
-def reading_options(verb: str) -> Callable[[Function], Function]:
-    """`--errors`, `--text_field` and `--num_threads`; ``verb`` is what the threads do."""
-    options = (
-        click.option(
-            "--errors",
-            type=click.Choice(["strict", "replace", "bytes"]),
-            default="strict",
-            show_default=True,
-            help="Refuse bytes that are not UTF-8, replace them by U+FFFD, or take each on its "
-            "own.",
-        ),
-        click.option(
-            "--text_field",
-            metavar="FIELD",
-            help="Read FIELD of each line of .jsonl.  [default: text]",
-        ),
-        click.option(
-            "--num_threads",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help=f"{verb} on N threads; the result is the same for any.  [default: one per core]",
-        ),
+def errors_option(**more: Any) -> Decorator[Any]:
+    """`--errors`."""
+    return click.option(
+        "--errors",
+        type=click.Choice(["strict", "replace", "bytes"]),
+        default="strict",
+        show_default=True,
+        help="Refuse bytes that are not UTF-8, replace them by U+FFFD, or take each on its own.",
+        **more,
     )
 
-    def add(function: Function) -> Function:
-        for option in reversed(options):
-            function = option(function)
-        return function
 
-    return add
+def text_field_option(**more: Any) -> Decorator[Any]:
+    """`--text_field`."""
+    return click.option(
+        "--text_field",
+        metavar="FIELD",
+        help="Read FIELD of each line of .jsonl.  [default: text]",
+        **more,
+    )
+
+
+def num_threads_option(verb: str, **more: Any) -> Decorator[Any]:
+    """`--num_threads`; ``verb`` is what the threads do."""
+    return click.option(
+        "--num_threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help=f"{verb} on N threads; the result is the same for any.  [default: one per core]",
+        **more,
+    )

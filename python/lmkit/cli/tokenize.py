@@ -8,13 +8,18 @@ import click
 
 from lmkit.cli.options import Command, json_option, quiet_option
 from lmkit.cli.progress import progress_bar
-from lmkit.cli.text_options import data_path_option, reading_options
+from lmkit.cli.text_options import (
+    data_path_option,
+    errors_option,
+    num_threads_option,
+    text_field_option,
+)
 from lmkit.cli.tokenizer_options import load_tokenizer, say_special, tokenizer_options
 from lmkit.errors import UsageError
 
 
 @click.command(cls=Command)
-@data_path_option("Read")
+@data_path_option("Read", required=True)
 @click.option(
     "--output_path",
     required=True,
@@ -36,7 +41,9 @@ from lmkit.errors import UsageError
     show_default=True,
     help="Store ids like this; uint16 only where the vocabulary fits.",
 )
-@reading_options("Encode")
+@errors_option()
+@text_field_option()
+@num_threads_option("Encode")
 @click.option(
     "--end_of_document",
     metavar="TOKEN",
@@ -71,7 +78,7 @@ from lmkit.errors import UsageError
 @quiet_option
 def command(
     *,
-    data_paths: tuple[str, ...],
+    data_path: tuple[str, ...],
     output_path: str,
     val_output_path: str | None,
     no_special_tokens: bool,
@@ -105,7 +112,7 @@ def command(
     if not quiet:
         say_special(tokenizer, as_text=no_special_tokens)
     job = plan(
-        data_paths,
+        data_path,
         output_path,
         tokenizer,
         val_output=val_output_path,

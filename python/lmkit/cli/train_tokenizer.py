@@ -1,94 +1,46 @@
-"""`lmkit train-tokenizer`: text to a tokenizer folder."""
+"""`lmkit train-tokenizer`: text, or counts of text, to a tokenizer folder."""
 
 import json
 import os
 import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import click
 
 from lmkit import _core
+from lmkit.cli.learning_options import learning_options
 from lmkit.cli.options import Command
-from lmkit.cli.progress import progress_bar
-from lmkit.cli.text_options import data_path_option, reading_options
+from lmkit.cli.progress import Callback, progress_bar
+from lmkit.cli.vocabulary_report import print_report, printable
+from lmkit.errors import UsageError
+from lmkit.tokenizer import Tokenizer
+from lmkit.train_tokenizer import Learning, Report, check_counts_path, pruned, report
 
 _NAMED_AT_MOST = 3
 
 
 @click.command(cls=Command)
-@data_path_option("Learn from")
-@click.option(
-    "--vocab_size",
-    type=click.IntRange(min=1),
-    default=10_000,
-    show_default=True,
-    metavar="N",
-    help="Learn N tokens, the 256 bytes and the special tokens included.",
-)
-@click.option(
-    "--output_path",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="FOLDER",
-    help="Write the tokenizer folder here.",
-)
-@click.option(
-    "--special_token",
-    multiple=True,
-    default=("<|endoftext|>",),
-    show_default=True,
-    metavar="TOKEN",
-    help="Cut TOKEN out of the text and give it an id of its own; repeats.",
-)
-@click.option("--no_special_tokens", is_flag=True, help="Have no special tokens at all.")
-@click.option(
-    "--pattern",
-    default="gpt2",
-    show_default=True,
-    metavar="PATTERN",
-    help="Split text by gpt2, cl100k, o200k, or a regular expression.",
-)
-@click.option(
-    "--tie_break",
-    type=click.Choice(["lexicographic", "huggingface"]),
-    default="lexicographic",
-    show_default=True,
-    help="Of equally frequent pairs merge the greatest bytes first, special tokens getting the "
-    "last ids; or do as Hugging Face's BpeTrainer, special tokens getting the first.",
-)
-@click.option(
-    "--min_frequency",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Merge no pair that occurs fewer than N times.",
-)
-@reading_options("Count")
-@click.option("--force", is_flag=True, help="Replace a tokenizer folder that is there already.")
-@click.option("--dry_run", is_flag=True, help="Check everything and say what would be done.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors and notes.")
-@click.pass_context
+@learning_options
 def command(
-    context: click.Context,
     *,
-    data_paths: tuple[str, ...],
-    vocab_size: int,
-    output_path: Path,
-    special_token: tuple[str, ...],
-    no_special_tokens: bool,
-    pattern: str,
-    tie_break: str,
-    min_frequency: int,
+    data_path: tuple[str, ...],
     errors: str,
     text_field: str | None,
-    num_threads: int | None,
+    output_path: str | None,
+    save_counts: str | None,
+    special_token: tuple[str, ...],
+    no_special_tokens: bool,
+    extend: str | None,
+    reports: bool,
+    held_out: tuple[str, ...],
     force: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
+    **options: Any,  # noqa: ANN401 - those of Learning, passed on
 ) -> None:
     """Learn a vocabulary from text: TEXT to a tokenizer folder.
 
@@ -99,69 +51,209 @@ def command(
     Examples:
       lmkit train-tokenizer --data_path raw_text.txt --vocab_size 10000 --output_path tokenizer/
       zcat books.gz | lmkit train-tokenizer --data_path - --output_path tokenizer/
+      lmkit train-tokenizer --data_path part1/ --save_counts part1.counts
+      lmkit train-tokenizer --from_counts part1.counts --from_counts part2.counts \\
+          --vocab_size 32000 --output_path tokenizer/
     """  # noqa: D301 - \b is click's mark for lines to keep
-    if no_special_tokens:
-        source = context.get_parameter_source("special_token")
-        if source is not click.core.ParameterSource.DEFAULT:
-            raise click.UsageError("--special_token and --no_special_tokens exclude each other")
-        special_token = ()
-    learner = _core.Learner(
-        vocab_size, special_token, pattern, tie_break, min_frequency, num_threads
-    )
-    output = os.fspath(output_path)
-    files, size = _core.Learner.plan(data_paths, text_field, output, force)
+    _check(data_path, options["from_counts"], output_path, save_counts)
+    _check_report(held_out, output_path, reports=reports)
+    if special_token and no_special_tokens:
+        raise UsageError("--special_token and --no_special_tokens exclude each other")
+    learner = Learning(
+        special_tokens=(special_token or None) if not no_special_tokens else (),
+        extend=None if extend is None else Tokenizer.load(extend)._native,
+        holds_out=reports and not held_out,
+        **options,
+    ).learner()
+    files, size = learner.plan(data_path, text_field, output_path, force)
+    if save_counts is not None:
+        check_counts_path(save_counts, force=force)
+    asked: int = options["vocab_size"]
     if dry_run:
-        plan = {"files": files, "bytes": size, "vocab_size": vocab_size, "output_path": output}
-        sentence = f"Would learn {vocab_size:,} tokens from {_amount(files, size)} into {output}"
-        _print(plan, sentence, as_json=as_json, quiet=quiet)
+        _say_plan(files, size, asked, output_path, save_counts, as_json=as_json, quiet=quiet)
         return
-    start = time.perf_counter()
-    with progress_bar(("Counting", "Merging"), ("B", "merges"), quiet=quiet) as progress:
-        lesson = learner.learn_files(data_paths, errors, text_field, [output], progress)
-    left_out = lesson.tokenizer.save(output, force)
-    seconds = time.perf_counter() - start
-    result = _result(lesson, output, vocab_size, seconds)
-    sentence = (
-        f"Learned {len(lesson.tokenizer.merges()):,} merges from {lesson.pretokens:,} pretokens "
-        f"in {seconds:.1f} s: {lesson.tokenizer.vocab_size:,} tokens in {output}"
+    run = _Run(learner, reports=reports, quiet=quiet)
+    counts = run.count(
+        data_path, errors, text_field, [path for path in (output_path, save_counts) if path]
     )
-    _print(result, sentence, as_json=as_json, quiet=quiet)
-    _tell_what_is_less(lesson, vocab_size)
-    if left_out is not None:
-        print(f"note: {left_out}", file=sys.stderr)
+    if save_counts is not None:
+        run.save_counts(counts, save_counts)
+    if held_out and output_path is not None:
+        run.hold_out(counts, held_out, errors, text_field)
+    if output_path is not None:
+        run.learn(counts, output_path, asked, force=force)
+    run.tell(as_json=as_json)
 
 
-def _result(lesson: _core.Lesson, output: str, asked: int, seconds: float) -> dict[str, object]:
-    tokenizer = lesson.tokenizer
+class _Run:
+    """The steps, each timed, and what there is to tell of them at the end."""
+
+    def __init__(self, learner: _core.Learner, *, reports: bool, quiet: bool) -> None:
+        self.learner = learner
+        self.reports = reports
+        self.quiet = quiet
+        self.result: dict[str, object] = {}
+        self.notes: list[str] = []
+        self.sentence = ""
+        self.report: Report | None = None
+        self.phases: dict[str, float] = {}
+        self._counted = ""
+        self._start = self._last = time.perf_counter()
+
+    def count(
+        self, paths: Sequence[str], errors: str, text_field: str | None, leave_out: list[str]
+    ) -> _core.Counts:
+        """Count the text; what was dropped of it is said before anything is learned."""
+        with self._progress() as progress:
+            counts = self.learner.count_files(paths, errors, text_field, leave_out, progress)
+        self._end_of("count")
+        if (dropped := pruned(counts)) is not None:
+            print(f"note: {dropped}", file=sys.stderr, flush=True)
+        if counts.not_text:
+            self.notes.append(_passed_over(counts))
+        self._counted = f"{counts.pretokens:,} pretokens"
+        self.result |= _as_json(counts)
+        return counts
+
+    def save_counts(self, counts: _core.Counts, path: str) -> None:
+        """Save what was counted."""
+        self.learner.save_counts(counts, path)
+        self._end_of("save_counts")
+        self.result["save_counts"] = path
+        self.sentence = f"Counted {self._counted} in {self.seconds:.1f} s into {path}"
+
+    def hold_out(
+        self, counts: _core.Counts, paths: Sequence[str], errors: str, text_field: str | None
+    ) -> None:
+        """Count the text to report on."""
+        with self._progress() as progress:
+            self.learner.hold_out(counts, paths, errors, text_field, progress)
+        self._end_of("hold_out")
+
+    def learn(self, counts: _core.Counts, path: str, asked: int, *, force: bool) -> None:
+        """Learn the vocabulary and save it."""
+        with self._progress() as progress:
+            tokenizer = self.learner.learn(counts, progress)
+        self._end_of("merge")
+        left_out = tokenizer.save(path, force)
+        self._end_of("save")
+        merges = len(tokenizer.merges())
+        self.result |= {
+            "output_path": path,
+            "vocab_size": tokenizer.vocab_size,
+            "asked": asked,
+            "merges": merges,
+            "special_tokens": tokenizer.special_tokens(),
+            "pattern": tokenizer.pattern,
+            "fingerprint": tokenizer.fingerprint,
+        }
+        self.sentence = (
+            f"Learned {merges:,} merges from {self._counted} in {self.seconds:.1f} s: "
+            f"{tokenizer.vocab_size:,} tokens in {path}"
+        )
+        if tokenizer.vocab_size < asked:
+            self.notes.append(
+                f"the text has no more to merge at {tokenizer.vocab_size:,} tokens; "
+                f"{asked:,} were asked for"
+            )
+        if left_out is not None:
+            self.notes.append(left_out)
+        if self.reports:
+            self.report = report(self.learner, tokenizer, counts)
+            self.result["report"] = printable(self.report)
+
+    def tell(self, *, as_json: bool) -> None:
+        """Print the result on stdout, and the notes on stderr."""
+        if as_json:
+            more = {"seconds": round(self.seconds, 3), "phases": self.phases}
+            print(json.dumps(self.result | more))
+        elif not self.quiet:
+            print(self.sentence)
+            if self.report is not None:
+                print_report(self.report)
+        for note in self.notes:
+            print(f"note: {note}", file=sys.stderr)
+
+    @property
+    def seconds(self) -> float:
+        """How long all steps so far took."""
+        return self._last - self._start
+
+    def _progress(self) -> AbstractContextManager[Callback | None]:
+        return progress_bar(("Counting", "Merging"), ("B", "merges"), quiet=self.quiet)
+
+    def _end_of(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.phases[phase], self._last = round(now - self._last, 4), now
+
+
+def _check(
+    data_path: tuple[str, ...],
+    from_counts: tuple[str, ...],
+    output_path: str | None,
+    save_counts: str | None,
+) -> None:
+    if not data_path and not from_counts:
+        raise UsageError(
+            "nothing to learn from: pass --data_path, or counts with --from_counts",
+            hint="lmkit train-tokenizer --help has an example",
+        )
+    if output_path is None and save_counts is None:
+        raise UsageError(
+            "nowhere to write to: pass --output_path, or --save_counts to count alone",
+            hint="lmkit train-tokenizer --help has an example",
+        )
+
+
+def _check_report(held_out: tuple[str, ...], output_path: str | None, *, reports: bool) -> None:
+    if held_out and not reports:
+        raise UsageError("--held_out has no effect without --report")
+    if reports and output_path is None:
+        raise UsageError("--report has no effect without --output_path: nothing is learned")
+
+
+def _as_json(counts: _core.Counts) -> dict[str, object]:
+    pretokens, text_bytes, lowest_kept = counts.pruned
+    dropped = {"pretokens": pretokens, "text_bytes": text_bytes, "lowest_kept": lowest_kept}
     return {
-        "output_path": output,
-        "vocab_size": tokenizer.vocab_size,
-        "asked": asked,
-        "merges": len(tokenizer.merges()),
-        "special_tokens": tokenizer.special_tokens(),
-        "pattern": tokenizer.pattern,
-        "fingerprint": tokenizer.fingerprint,
-        "pretokens": lesson.pretokens,
-        "not_text": [os.fspath(path) for path in lesson.not_text],
-        "seconds": round(seconds, 3),
+        "pretokens": counts.pretokens,
+        "text_bytes": counts.text_bytes,
+        "pruned": dropped,
+        "not_text": [os.fspath(path) for path in counts.not_text],
     }
 
 
-def _tell_what_is_less(lesson: _core.Lesson, asked: int) -> None:
-    learned = lesson.tokenizer.vocab_size
-    if learned < asked:
-        print(
-            f"note: the text has no more to merge at {learned:,} tokens; {asked:,} were asked for",
-            file=sys.stderr,
-        )
-    if lesson.not_text:
-        named = ", ".join(os.fspath(path) for path in lesson.not_text[:_NAMED_AT_MOST])
-        more = len(lesson.not_text) - _NAMED_AT_MOST
-        others = f" and {more:,} more" if more > 0 else ""
-        print(f"note: passed over what holds no text: {named}{others}", file=sys.stderr)
+def _passed_over(counts: _core.Counts) -> str:
+    named = ", ".join(os.fspath(path) for path in counts.not_text[:_NAMED_AT_MOST])
+    more = len(counts.not_text) - _NAMED_AT_MOST
+    others = f" and {more:,} more" if more > 0 else ""
+    return f"passed over what holds no text: {named}{others}"
+
+
+def _say_plan(
+    files: int,
+    size: int,
+    asked: int,
+    output_path: str | None,
+    save_counts: str | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    plan: dict[str, object] = {"files": files, "bytes": size}
+    amount = _amount(files, size)
+    if output_path is None:
+        plan |= {"save_counts": save_counts}
+        sentence = f"Would count {amount} into {save_counts}"
+    else:
+        plan |= {"vocab_size": asked, "output_path": output_path}
+        sentence = f"Would learn {asked:,} tokens from {amount} into {output_path}"
+    _print(plan, sentence, as_json=as_json, quiet=quiet)
 
 
 def _amount(files: int, size: int) -> str:
+    if not files:
+        return "saved counts"
     if not size:
         return "standard input"
     return f"{files:,} {'file' if files == 1 else 'files'} of {size / 1e6:,.1f} MB"
