@@ -80,7 +80,10 @@ def gigabpe(text: str, size: int, out: str) -> None:
     """Gigabpe, which reads the file itself, line by line."""
     import gigabpe as library
 
-    _, merges = library.train_bpe([text], size, special_tokens=[SEPARATOR], threads=2)
+    # Its default splits at whitespace and learns characters, which is another task.
+    _, merges = library.train_bpe(
+        [text], size, special_tokens=[SEPARATOR], pretokenizer="bytelevel", threads=2
+    )
     write(out, [f"{left} {right}" for left, right in merges])
 
 

@@ -143,18 +143,30 @@ def calls(record: Row) -> Iterator[str]:
 
 
 def learning(record: Row) -> Iterator[str]:
-    """Text files to learned vocabularies."""
-    rows = record["rows"]
+    """Text files to learned vocabularies, and what belongs to them."""
+    rows = [row for row in record["rows"] if "tools" in row]
     tools = list(dict.fromkeys(tool for row in rows for tool in row["tools"]))
     yield markdown(
         ["text → vocabulary", *(TOOLS.get(tool, tool) for tool in tools)],
         [
             [
-                f"{TEXTS.get(row['text'], row['text'])}, {row['bytes'] / 1e6:,.0f} MB, "
-                f"{row['vocab_size']:,} tokens",
+                f"{TEXTS.get(row['text'].partition('-')[0], row['text'])}, "
+                f"{row['bytes'] / 1e6:,.0f} MB, {row['vocab_size']:,} tokens",
                 *(seconds(row["tools"].get(tool)) for tool in tools),
             ]
             for row in rows
+        ],
+    )
+    growth = next((row["points"] for row in record["rows"] if "points" in row), [])
+    yield markdown(
+        ["learning as the text grows", "different pretokens", "lmkit"],
+        [
+            [
+                f"{point['megabytes']:,} MB",
+                f"{point['different_pretokens']:,}",
+                f"{point['net_s']:.2f} s, {point['above_startup_mib']:.0f} MiB above start-up",
+            ]
+            for point in growth
         ],
     )
 
@@ -181,28 +193,54 @@ def _ms(one: Row) -> str:
 
 
 def training(record: Row) -> Iterator[str]:
-    """The training step."""
-    yield markdown(
-        ["training step of the small model", "tokens/s", "of the peak", "s a step", "peak MiB"],
-        [
+    """The training step, of each model that was measured."""
+    for name, part in record["rows"].items():
+        if name not in MODELS or "table" not in part:
+            continue
+        yield markdown(
             [
-                TOOLS.get(tool, tool),
-                f"{tokens:,.0f}",
-                f"{part:.0%}",
-                f"{step:.3f} ({spread})",
-                f"{memory:,.0f}",
-            ]
-            for tool, tokens, part, step, spread, memory, *_ in record["rows"]["table"]
-        ],
-    )
+                f"training step of {MODELS[name]}",
+                "tokens/s",
+                "of the peak",
+                "s a step",
+                "peak MiB",
+            ],
+            [
+                [
+                    TRAINERS.get(tool, tool),
+                    f"{tokens:,.0f}",
+                    f"{share:.0%}",
+                    f"{step:.3f} ({spread})",
+                    f"{memory:,.0f}",
+                ]
+                for tool, tokens, share, step, spread, memory, *_ in part["table"]
+            ],
+        )
 
 
+MODELS = {
+    "small": "the small model",
+    "vocabulary-50000": "the same with 50,000 tokens",
+    "cs336-tinystories": "the cs336-tinystories preset",
+}
+TRAINERS = {
+    "lmkit": "lmkit, eager",
+    "lmkit-c": "lmkit, compiled",
+    "llama": "Hugging Face's `LlamaForCausalLM`, eager",
+    "llama-c": "Hugging Face's `LlamaForCausalLM`, compiled",
+    "plain": "plain PyTorch, eager",
+    "plain-c": "plain PyTorch, compiled",
+    "nanogpt": "nanoGPT's shape, eager",
+    "nanogpt-c": "nanoGPT's shape, compiled",
+}
 SECTIONS = {
     "encode": encoding,
     "encode_large": large,
     "in_memory": calls,
     "startup": starting,
     "learn_merges": learning,
+    "train_step-small": training,
+    "train_step-vocabulary-50000": training,
     "train_step": training,
 }
 
