@@ -189,8 +189,13 @@ def test_a_setting_refuses_what_is_typed(words, message):
             "error: no such option '--vocab-sise'\nhint: did you mean --vocab_size?\n",
         ),
         (
+            ["tokenize"],
+            "error: missing option '--data_path'\nhint: try lmkit tokenize --help\n",
+        ),
+        (
             ["train-tokenizer"],
-            "error: missing option '--data_path'\nhint: try lmkit train-tokenizer --help\n",
+            "error: nothing to learn from: pass --data_path, or counts with --from_counts\n"
+            "hint: lmkit train-tokenizer --help has an example\n",
         ),
     ],
 )

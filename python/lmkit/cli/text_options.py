@@ -9,7 +9,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Function], Function]
 
 
-def data_path_option(verb: str, **more: Any) -> Decorator[Any]:
+def data_path_option(verb: str, **more: Any) -> Decorator[Any]:  # noqa: ANN401 - click's
     """`--data_path`; its help begins with ``verb``, what the command does with a file.
 
     ``more``, here and below, goes to `click.option`.
@@ -24,7 +24,7 @@ def data_path_option(verb: str, **more: Any) -> Decorator[Any]:
     )
 
 
-def errors_option(**more: Any) -> Decorator[Any]:
+def errors_option(**more: Any) -> Decorator[Any]:  # noqa: ANN401 - click's
     """`--errors`."""
     return click.option(
         "--errors",
@@ -36,7 +36,7 @@ def errors_option(**more: Any) -> Decorator[Any]:
     )
 
 
-def text_field_option(**more: Any) -> Decorator[Any]:
+def text_field_option(**more: Any) -> Decorator[Any]:  # noqa: ANN401 - click's
     """`--text_field`."""
     return click.option(
         "--text_field",
@@ -46,7 +46,7 @@ def text_field_option(**more: Any) -> Decorator[Any]:
     )
 
 
-def num_threads_option(verb: str, **more: Any) -> Decorator[Any]:
+def num_threads_option(verb: str, **more: Any) -> Decorator[Any]:  # noqa: ANN401 - click's
     """`--num_threads`; ``verb`` is what the threads do."""
     return click.option(
         "--num_threads",
