@@ -23,7 +23,7 @@ $(STAMP): $(SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: setup  ## Learn a vocabulary, tokenize, train a small model and let it write: about three minutes.
+demo: setup  ## Learn a vocabulary, tokenize, train a small model and let it write: about a minute.
 	$(BIN)/lmkit demo --force
 
 format: setup  ## Format and fix what can be fixed.

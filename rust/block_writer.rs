@@ -6,8 +6,8 @@
 //! one buffer, and what is left at the end is written as usual. File systems that refuse direct I/O
 //! get ordinary writes throughout, and so do outputs of less than a block.
 //!
-//! On a virtual disk of 1.9 GB/s, 400 MB of English to tokens took 12 % less time than with
-//! ordinary writes (benches/python/encode.py, both with fsync). A memory map is no alternative: a
+//! On a virtual disk of 1.9 GB/s, `lmkit tokenize` of 400 MB of English took 1.10 s with it and 1.53 s
+//! with ordinary writes, fsync included (medians of five, in turn). A memory map is no alternative: a
 //! full disk would be a signal instead of an error.
 
 use std::fs::{File, OpenOptions};

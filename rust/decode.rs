@@ -40,7 +40,7 @@ pub fn decode_watched(
 }
 
 /// Most tokens are short: sixteen bytes are copied whatever the length, and the next token
-/// overwrites what was too much. A copy of just the length is a call, five times as slow.
+/// overwrites what was too much. A copy of just the length would be a call for each token.
 fn decode_round(
     vocabulary: &Vocabulary,
     ids: &[impl Copy + Into<i64>],

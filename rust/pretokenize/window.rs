@@ -7,7 +7,8 @@
 //! edges. A pretoken longer than a window is left to [`Rule::next_end`], which walks by character.
 //!
 //! [`Window`] is the only thing that knows the processor. The kernels: AVX2, chosen at run time,
-//! and words of eight bytes, which run anywhere.
+//! and words of eight bytes, which run anywhere. One of AVX-512 was tried on a Sapphire Rapids: 0.83
+//! instead of 0.66 ms a megabyte, for what waits is the next window for the last bit of this one.
 
 #![expect(unsafe_code, reason = "vector instructions that were detected at run time")]
 
