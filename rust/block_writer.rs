@@ -71,8 +71,7 @@ impl BlockWriter {
         write_all_at(&self.file, &self.buffer[self.base..][..self.filled], self.offset)
     }
 
-    /// Appends what `fill` writes to the room it is given, some multiple of 64 bytes after a header
-    /// that was one too; it returns how much it wrote, at least a byte.
+    /// Appends what `fill` writes to the room it is given, at least a byte, and returns the count of.
     pub(crate) fn append(&mut self, fill: impl FnOnce(&mut [u8]) -> usize) -> io::Result<()> {
         let block = &mut self.buffer[self.base..][..BLOCK];
         self.filled += fill(&mut block[self.filled..]);

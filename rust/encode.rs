@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use crate::cut::CutRule;
 use crate::error::{Error, Result};
+use crate::memory::reserve;
 use crate::merge::{MergeScratch, Merger};
 use crate::pretoken_cache::{PretokenCache, Tail};
 use crate::pretokenize::Scheme;
@@ -354,10 +355,6 @@ fn new_pool(threads: Option<usize>) -> Result<Arc<rayon::ThreadPool>> {
         .build()
         .map(Arc::new)
         .map_err(|why| Error::Usage(format!("cannot start threads: {why}")))
-}
-
-fn reserve(out: &mut Vec<u32>, more: usize) -> Result<()> {
-    out.try_reserve(more).map_err(|_| Error::OutOfMemory { bytes: (out.len() + more) * 4 })
 }
 
 /// `texts` in parts of about [`PART`] bytes.

@@ -23,6 +23,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::cut::CutRule;
 use crate::error::{Error, Result};
+use crate::memory::reserve;
 use crate::progress::Progress;
 use inputs::Inputs;
 pub use inputs::{Input, STDIN};
@@ -459,10 +460,4 @@ enum Taken {
     Stretch,
     /// To be read outside the lock.
     Cell(Cell),
-}
-
-/// Makes room for `more` bytes, or says that there is none.
-fn reserve(bytes: &mut Vec<u8>, more: usize) -> Result<()> {
-    let needed = bytes.len() + more;
-    bytes.try_reserve(more).map_err(|_| Error::OutOfMemory { bytes: needed })
 }
