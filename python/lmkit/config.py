@@ -1,9 +1,10 @@
 """What is typed, in a flag, a TOML file or Python, to what it means: frozen, checked settings.
 
 Each setting is one dataclass field with its default, its sentence and its limits; flags, help,
-TOML and checks follow from it. A config that exists is a config that makes sense: every field is
-within its limits and the fields fit each other, so nobody behind this door checks again. Errors
-are :class:`~lmkit.errors.UsageError` and name the flag as it is typed. Imports no torch.
+TOML (`lmkit.config_file`) and checks follow from it. A config that exists is a config that makes
+sense: every field is within its limits and the fields fit each other, so nobody behind this door
+checks again. Errors are :class:`~lmkit.errors.UsageError` and name the flag as it is typed. Imports
+no torch.
 
     >>> TrainConfig(batch_size=16, model=ModelConfig(d_model=256, n_heads=4)).model.d_head
     64
@@ -12,62 +13,18 @@ are :class:`~lmkit.errors.UsageError` and name the flag as it is typed. Imports 
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 import typing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from lmkit.errors import MissingFileError, SystemRefusedError, UsageError
-from lmkit.setting import Setting, check_settings, own_settings, setting
+from lmkit.errors import UsageError
+from lmkit.presets import expand_preset
+from lmkit.setting import Setting, check_settings, near_miss, own_settings, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 Config = TypeVar("Config")
-
-# What each preset sets. d_ff is 8/3 of d_model rounded to a multiple of 64, as SwiGLU wants it;
-# the flag's own default stays the original script's 3072.
-PRESETS: dict[str, dict[str, int]] = {
-    "small": {
-        "vocab_size": 1000,
-        "d_model": 256,
-        "n_layers": 4,
-        "n_heads": 4,
-        "d_ff": 704,
-        "batch_size": 16,
-        "max_iters": 10_000,
-    },
-    "medium": {
-        "vocab_size": 10_000,
-        "d_model": 768,
-        "n_layers": 12,
-        "n_heads": 12,
-        "d_ff": 2048,
-        "batch_size": 32,
-        "max_iters": 100_000,
-    },
-    "large": {
-        "vocab_size": 50_000,
-        "d_model": 1024,
-        "n_layers": 24,
-        "n_heads": 16,
-        "d_ff": 2752,
-        "batch_size": 64,
-        "max_iters": 500_000,
-    },
-    # The CPU setting of the CS336 course's first assignment, on its TinyStories corpus.
-    "cs336-tinystories": {
-        "vocab_size": 10_000,
-        "d_model": 512,
-        "n_layers": 4,
-        "n_heads": 16,
-        "d_ff": 1344,
-        "context_length": 256,
-        "batch_size": 32,
-        "max_iters": 5_000,
-    },
-}
 
 # The tables of config.toml, in its order and that of help, which shows the longer names.
 GROUPS: dict[str, str] = {
@@ -446,72 +403,3 @@ def from_dict(config_class: type[Config], values: Mapping[str, object]) -> Confi
 def train_config(given: Mapping[str, object]) -> TrainConfig:
     """What was given by name, a ``preset`` among it, to a config; what is given explicitly wins."""
     return from_dict(TrainConfig, expand_preset(given))
-
-
-def expand_preset(given: Mapping[str, object]) -> dict[str, object]:
-    """The given settings with those of the ``preset`` among them put beneath."""
-    values = dict(given)
-    preset = values.pop("preset", None)
-    if preset is None:
-        return values
-    if preset not in PRESETS:
-        *others, last = PRESETS
-        raise UsageError(f"--preset must be {', '.join(others)} or {last}, not {preset!r}")
-    return {**PRESETS[str(preset)], **values}
-
-
-def to_toml(config: object) -> str:
-    """A config as TOML, a table a group, complete: reading it gives an equal config."""
-    import tomli_w
-
-    values = to_dict(config)
-    tables: dict[str, dict[str, object]] = {}
-    for name, one in settings(type(config)).items():
-        if values[name] == one.default and values[name] is None:
-            continue  # TOML has no null; an absent setting has its default
-        value = "none" if values[name] is None else values[name]
-        tables.setdefault(one.group, {})[name] = value
-    return tomli_w.dumps({group: tables[group] for group in GROUPS if group in tables})
-
-
-def from_toml(config_class: type[Config], text: str) -> Config:
-    """A config from TOML text as :func:`to_toml` writes it, or without its tables."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"not TOML: {error}") from error
-    return from_dict(config_class, flatten(document, GROUPS))
-
-
-def flatten(document: Mapping[str, object], groups: Iterable[str]) -> dict[str, object]:
-    """A TOML document to name and value; dashes in names mean underscores, tables only group."""
-    groups = tuple(groups)
-    flat: dict[str, object] = {}
-    for key, value in document.items():
-        inner = value.items() if key in groups and isinstance(value, dict) else [(key, value)]
-        for name, one in inner:
-            name = name.replace("-", "_")  # noqa: PLW2901 - the same name, spelt our way
-            if name in flat:
-                raise UsageError(f"{name} is set twice")
-            flat[name] = one
-    return flat
-
-
-def read_toml(path: str | Path) -> dict[str, object]:
-    """The document of a TOML file, or an error naming the file."""
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MissingFileError(f"config file {path} does not exist") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"config file {path} is not TOML: {error}") from error
-    except OSError as error:
-        raise SystemRefusedError(f"cannot read config file {path}: {error.strerror}") from error
-
-
-def near_miss(name: str, known: Mapping[str, object]) -> str | None:
-    """A hint naming the known settings that are spelt much like this one, or None."""
-    import difflib
-
-    near = difflib.get_close_matches(name, list(known), n=3)
-    return f"did you mean {' or '.join(near)}?" if near else None

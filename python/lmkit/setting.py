@@ -15,9 +15,12 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def setting(
@@ -150,3 +153,11 @@ def check_settings(config: object) -> None:
     """Replace each field of a frozen config by its checked value; for ``__post_init__``."""
     for name, one in own_settings(type(config)).items():
         object.__setattr__(config, name, one.check(getattr(config, name)))
+
+
+def near_miss(name: str, known: Mapping[str, object]) -> str | None:
+    """A hint naming the known settings that are spelt much like this one, or None."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f"did you mean {' or '.join(near)}?" if near else None

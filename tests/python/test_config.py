@@ -2,19 +2,10 @@
 
 import pytest
 
-from lmkit.config import (
-    PRESETS,
-    ModelConfig,
-    TrainConfig,
-    from_dict,
-    from_toml,
-    read_toml,
-    settings,
-    to_dict,
-    to_toml,
-    train_config,
-)
+from lmkit.config import ModelConfig, TrainConfig, from_dict, settings, to_dict, train_config
+from lmkit.config_file import from_toml, read_toml, to_toml
 from lmkit.errors import MissingFileError, UsageError
+from lmkit.presets import PRESETS
 
 
 def test_the_defaults_are_those_of_the_original_script():

@@ -392,7 +392,8 @@ def test_a_checkpoint_without_a_configuration_says_what_it_is_good_for(
 
 
 def test_the_configuration_repeats_the_run(straight: Path, tmp_path: Path):
-    from lmkit.config import TrainConfig, from_toml, to_dict
+    from lmkit.config import TrainConfig, to_dict
+    from lmkit.config_file import from_toml
 
     config = from_toml(TrainConfig, (straight / "config.toml").read_text())
     run = tmp_path / "again"

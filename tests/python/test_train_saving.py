@@ -111,7 +111,7 @@ def test_the_newest_stay_and_the_best_is_kept_apart(
     inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     found = iter([3.0, 1.0, 2.0, 4.0])
-    monkeypatch.setattr("lmkit.lm.trainer.evaluate_loss", lambda *_, **__: next(found))
+    monkeypatch.setattr("lmkit.lm.validation.evaluate_loss", lambda *_, **__: next(found))
     run = tmp_path / "run"
     train(inputs, run, max_iters=8, eval_interval=2, save_interval=1, keep_last=2)
     assert numbers(run) == [8, 7]

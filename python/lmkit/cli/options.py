@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 
 import click
 
-from lmkit.config import GROUPS, PRESETS, TrainConfig, flatten, read_toml, settings
+from lmkit.config import GROUPS, TrainConfig, settings
+from lmkit.config_file import flatten, read_toml
 from lmkit.errors import UsageError
+from lmkit.presets import PRESETS
 from lmkit.setting import Setting
 
 Function = TypeVar("Function", bound=Callable[..., Any])

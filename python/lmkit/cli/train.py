@@ -15,7 +15,8 @@ from lmkit.cli.options import (
     quiet_option,
 )
 from lmkit.cli.progress import progress_bar
-from lmkit.config import PRESETS, TrainConfig
+from lmkit.config import TrainConfig
+from lmkit.presets import PRESETS
 
 if TYPE_CHECKING:
     from lmkit.lm.report import Report

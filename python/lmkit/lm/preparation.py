@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from lmkit.config import TrainConfig, expand_preset, from_dict, to_toml
+from lmkit.config import TrainConfig, from_dict
+from lmkit.config_file import to_toml
 from lmkit.errors import MismatchError, UsageError
 from lmkit.lm import advice
 from lmkit.lm.batches import TokenBatches, fixed_windows
@@ -40,6 +41,7 @@ from lmkit.lm.resume import (
 from lmkit.lm.run_folder import RunFolder, refuse_another_run
 from lmkit.lm.training_data import TrainingData, open_all, open_data
 from lmkit.lm.weight_average import WeightAverage
+from lmkit.presets import expand_preset
 from lmkit.tokenizer import Tokenizer
 
 

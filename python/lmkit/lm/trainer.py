@@ -7,12 +7,10 @@ a resumed run takes the steps the uninterrupted one would have taken: bit for bi
 host reads a loss from a GPU only where it reports, evaluates or saves, never once a step.
 """
 
-import itertools
 import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -26,8 +24,6 @@ from lmkit.lm.batches import TokenBatches
 from lmkit.lm.checkpoint import read_checkpoint
 from lmkit.lm.checkpoint_writer import Saved
 from lmkit.lm.distributed import joined
-from lmkit.lm.evaluate import evaluate_loss
-from lmkit.lm.generate import generate
 from lmkit.lm.keeper import Bystander, Keeper
 from lmkit.lm.optimizer import clip_gradients, set_learning_rate, step_if_finite
 from lmkit.lm.preparation import Prepared, prepare
@@ -36,9 +32,9 @@ from lmkit.lm.report import EARLY_STEPS, Pace, Report, Silence, span
 from lmkit.lm.resume import Progress, exactness_settings, generator_states, restore_run
 from lmkit.lm.schedule import learning_rate
 from lmkit.lm.signals import StopSignals
+from lmkit.lm.validation import Validation
 
 CHECKPOINT_FORMAT = 1
-SAMPLE_TOKENS = 64
 WITHOUT_SIGNAL = 1  # the reader left, or the time is up; signals that stop have higher numbers
 ROLLBACKS = 3  # to one checkpoint, each past other batches; then it is not the batches
 
@@ -153,6 +149,7 @@ class Trainer:
         self._shared = self._ranks.share(self.model)
         self._parameters = list(self.model.parameters())
         self._pace = Pace()
+        self._validation = Validation(run, self._report, self._ranks, self._pace)
         saved = Saved(run.progress.iteration, run.checkpoint) if run.checkpoint else None
         self._keeper = (
             Keeper(run.folder, self.config, self._report, self._pace, saved)
@@ -272,7 +269,7 @@ class Trainer:
 
         A run that stops meanwhile does not wait for it: what goes on from there makes up for it.
         """
-        if self._run.val_data is None:
+        if not self._validation.has_data:
             return
         self._evaluation_due = True
         if self._agree_to_stop():
@@ -280,17 +277,7 @@ class Trainer:
         with self._pace.waiting():
             self._read()
         self._report.line("Evaluating...")
-        with self._pace.between_steps(), self._averaged():
-            loss = evaluate_loss(
-                self.model,
-                self._run.val_data.tokens,
-                batch_size=self.config.batch_size,
-                context_length=self.config.context_length,
-                num_batches=self.config.num_eval_batches,
-                device=self.device,
-                give_up=lambda: self._stopping,
-                ranks=self._ranks,
-            )
+        loss = self._validation.loss(lambda: self._stopping)
         if loss is None:
             self._report.notice("the evaluation is broken off; what goes on from here repeats it")
             return
@@ -299,28 +286,7 @@ class Trainer:
             self.best_val_loss, self._is_best = loss, True
         self._report.validation(self.step, loss)
         self._report.metrics({"iter": self.step, "val_loss": loss})
-        self._sample()
-
-    def _sample(self) -> None:
-        """Let the model continue the prompt it was given, always by the same dice."""
-        prompt = self.config.sample_prompt
-        if prompt is None or not self._ranks.is_first:
-            return
-        with self._pace.between_steps(), self._averaged(), self.device.autocast():
-            pieces = generate(
-                self.model,
-                self._run.tokenizer,
-                prompt,
-                max_new_tokens=SAMPLE_TOKENS,
-                seed=self.config.seed,
-            )
-            text = prompt + "".join(itertools.takewhile(lambda _: not self._stopping, pieces))
-        self._report.line(f"Sample: {text}", event="sample", iter=self.step, sample=text)
-
-    def _averaged(self) -> AbstractContextManager[None]:
-        """The model with its averaged weights, where they are averaged."""
-        average = self._run.average
-        return nullcontext() if average is None else average.in_place()
+        self._validation.sample(self.step, lambda: self._stopping)
 
     def _make_up_for_evaluation(self) -> None:
         """Evaluate the model as it was loaded, and keep its checkpoint with the result."""
