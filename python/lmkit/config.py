@@ -72,6 +72,15 @@ class ModelConfig:
     tie_embeddings: bool = setting(
         False, "Use the embedding's weights as the head's too.", group="model"
     )
+    head_dim: int | None = setting(
+        None,
+        "Make each attention head N wide.  [default: d_model / n_heads]",
+        group="model",
+        at_least=2,
+    )
+    norm_eps: float = setting(
+        1e-5, "Add this to the mean square in norms.", group="model", at_least=0
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -79,6 +88,12 @@ class ModelConfig:
             raise UsageError(
                 f"--n_heads {self.n_heads} is not divisible by --n_kv_heads {self.n_kv_heads}"
             )
+        if self.head_dim is not None:
+            if self.head_dim % 2:
+                raise UsageError(
+                    f"--head_dim {self.head_dim} is odd; rotary positions need an even width"
+                )
+            return
         if self.d_model % self.n_heads:
             raise UsageError(
                 f"--d_model {self.d_model} is not divisible by --n_heads {self.n_heads}",
@@ -94,7 +109,7 @@ class ModelConfig:
     @property
     def d_head(self) -> int:
         """The width of one attention head."""
-        return self.d_model // self.n_heads
+        return self.head_dim or self.d_model // self.n_heads
 
 
 def _even_divisors(d_model: int) -> str:

@@ -213,3 +213,26 @@ def test_the_cache_serves_shared_and_normalised_heads_too():
 def test_heads_that_cannot_be_shared_are_refused():
     with pytest.raises(UsageError, match="--n_heads 4 is not divisible by --n_kv_heads 3"):
         dataclasses.replace(SMALL, n_kv_heads=3)
+
+
+def test_heads_may_be_wider_than_the_model_divides():
+    config = dataclasses.replace(SMALL, n_heads=3, head_dim=16, qk_norm=True)
+    model = Transformer(config, torch.Generator().manual_seed(0))
+    assert config.d_head == 16
+    assert model.layers[0].attn.q_proj.weight.shape == (48, 32)
+    assert model.layers[0].attn.output_proj.weight.shape == (32, 48)
+    assert model.layers[0].attn.q_norm.weight.shape == (16,)
+    assert model(some_ids(2, 9)).shape == (2, 9, 61)
+    equal = dataclasses.replace(SMALL, head_dim=8)
+    assert torch.equal(
+        Transformer(equal, torch.Generator().manual_seed(0))(some_ids(1, 5)),
+        small_model()(some_ids(1, 5)),
+    )
+    with pytest.raises(UsageError, match="--head_dim 7 is odd"):
+        dataclasses.replace(SMALL, head_dim=7)
+
+
+def test_every_norm_takes_the_epsilon_of_the_config():
+    model = Transformer(dataclasses.replace(SMALL, norm_eps=1e-3, qk_norm=True))
+    norms = [module.eps for module in model.modules() if isinstance(module, RMSNorm)]
+    assert norms == [1e-3] * (4 * 3 + 1)

@@ -154,7 +154,8 @@ def fixed_memory(parameters: int, device: Device) -> int:
 def memory_per_row(config: TrainConfig, device: Device) -> int:
     """Bytes that each sequence of a micro-batch takes."""
     model, size = config.model, device.dtype.itemsize
-    kept = model.n_layers * (KEPT_WIDTHS * model.d_model + KEPT_FF_WIDTHS * model.d_ff) * size
+    width = max(model.d_model, model.n_heads * model.d_head)
+    kept = model.n_layers * (KEPT_WIDTHS * width + KEPT_FF_WIDTHS * model.d_ff) * size
     rows = config.context_length
     logits = logits_held(config.batch_size * rows, model.vocab_size, device.device.type)
     return math.ceil(TEMPORARIES * (rows * kept + 4 * logits / config.batch_size))

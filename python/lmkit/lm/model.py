@@ -90,6 +90,7 @@ class Attention(nn.Module):
 
     With fewer ``n_kv_heads`` than heads, several heads of queries share one of keys and values
     (grouped-query attention). With ``qk_norm``, queries and keys are normalised before they turn.
+    Heads are ``d_model / n_heads`` wide unless ``head_dim`` says otherwise.
     """
 
     def __init__(
@@ -100,23 +101,25 @@ class Attention(nn.Module):
         *,
         n_kv_heads: int | None = None,
         qk_norm: bool = False,
+        head_dim: int | None = None,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         n_kv_heads = n_kv_heads or n_heads
-        if d_model % n_heads:
+        if head_dim is None and d_model % n_heads:
             raise UsageError(f"d_model {d_model} is not divisible by n_heads {n_heads}")
         if n_heads % n_kv_heads:
             raise UsageError(f"n_heads {n_heads} is not divisible by n_kv_heads {n_kv_heads}")
-        d_head = d_model // n_heads
+        d_head = head_dim or d_model // n_heads
         self.n_heads = n_heads
         self.n_kv_heads = n_kv_heads
         self.rope = rope
-        self.q_proj = nn.Linear(d_model, d_model, bias=False)
+        self.q_proj = nn.Linear(d_model, n_heads * d_head, bias=False)
         self.k_proj = nn.Linear(d_model, n_kv_heads * d_head, bias=False)
         self.v_proj = nn.Linear(d_model, n_kv_heads * d_head, bias=False)
-        self.output_proj = nn.Linear(d_model, d_model, bias=False)
-        self.q_norm = RMSNorm(d_head) if qk_norm else None
-        self.k_norm = RMSNorm(d_head) if qk_norm else None
+        self.output_proj = nn.Linear(n_heads * d_head, d_model, bias=False)
+        self.q_norm = RMSNorm(d_head, norm_eps) if qk_norm else None
+        self.k_norm = RMSNorm(d_head, norm_eps) if qk_norm else None
 
     def forward(
         self, x_TE: Tensor, positions_T: Tensor | None = None, cache: LayerCache | None = None
@@ -187,11 +190,21 @@ class Block(nn.Module):
         *,
         n_kv_heads: int | None = None,
         qk_norm: bool = False,
+        head_dim: int | None = None,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.ln1 = RMSNorm(d_model)
-        self.attn = Attention(d_model, n_heads, rope, n_kv_heads=n_kv_heads, qk_norm=qk_norm)
-        self.ln2 = RMSNorm(d_model)
+        self.ln1 = RMSNorm(d_model, norm_eps)
+        self.attn = Attention(
+            d_model,
+            n_heads,
+            rope,
+            n_kv_heads=n_kv_heads,
+            qk_norm=qk_norm,
+            head_dim=head_dim,
+            norm_eps=norm_eps,
+        )
+        self.ln2 = RMSNorm(d_model, norm_eps)
         self.ffn = SwiGLU(d_model, d_ff)
 
     def forward(
@@ -223,9 +236,7 @@ class Transformer(nn.Module):
         self.context_length = config.max_seq_len
         self.z_loss = 0.0
         # One table of angles for all layers.
-        rope = RotaryEmbedding(
-            config.d_model // config.n_heads, config.max_seq_len, config.rope_theta
-        )
+        rope = RotaryEmbedding(config.d_head, config.max_seq_len, config.rope_theta)
         self.token_embeddings = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(
             Block(
@@ -235,10 +246,12 @@ class Transformer(nn.Module):
                 rope,
                 n_kv_heads=config.n_kv_heads,
                 qk_norm=config.qk_norm,
+                head_dim=config.head_dim,
+                norm_eps=config.norm_eps,
             )
             for _ in range(config.n_layers)
         )
-        self.ln_final = RMSNorm(config.d_model)
+        self.ln_final = RMSNorm(config.d_model, config.norm_eps)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.lm_head.weight = self.token_embeddings.weight
@@ -289,12 +302,14 @@ class Transformer(nn.Module):
     def flops_per_token(self, context_length: int) -> int:
         """Forward and backward: 6 a parameter used in a matrix product, and 12 * L * d * T.
 
-        The head counts, the embedding look-up does not; this is the convention of MFU figures.
+        d is the width of all heads together. The head counts, the embedding look-up does not; this
+        is the convention of MFU figures.
         """
         matrices = sum(p.numel() for p in self.parameters() if p.ndim > 1)
         tied = self.lm_head.weight is self.token_embeddings.weight
         used = matrices if tied else matrices - self.token_embeddings.weight.numel()
-        return 6 * used + 12 * self.config.n_layers * self.config.d_model * context_length
+        width = self.config.n_heads * self.config.d_head
+        return 6 * used + 12 * self.config.n_layers * width * context_length
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator | None) -> None:
