@@ -1,19 +1,17 @@
 """The command line: `main`, a group whose commands are loaded when they are called.
 
 To add a command: write ``cli/<command>.py`` with a click command object named ``command`` (made
-with ``@click.command(cls=Command)`` of :mod:`lmkit.cli.options`), and add its line below. Errors
+with ``@click.command(cls=Command)`` of :mod:`lmkit.cli.options`), and add its line below. A command
+with commands of its own, as ``convert``, is a folder whose ``__init__`` holds such a group. Errors
 are raised as :mod:`lmkit.errors`; :mod:`lmkit.__main__` turns them into messages and exit codes. A
 command returns None, or the code to exit with.
 Nothing here imports torch or numpy; commands do so in their bodies.
 """
 
-import importlib
-from typing import Any
-
 import click
 
 from lmkit._core import __version__
-from lmkit.cli.options import CONTEXT, near_misses
+from lmkit.cli.lazy_group import LazyGroup
 
 # name -> what it does, in the order in which one uses them; the module is the name with underscores
 COMMANDS = {
@@ -23,57 +21,15 @@ COMMANDS = {
     "train": "Train a model on a token file, or go on with one.",
     "evaluate": "Measure a checkpoint on a token file.",
     "generate": "Let a checkpoint continue a prompt.",
+    "convert": "Bring files of other tools in, and ours out.",
 }
-
-
-class LazyGroup(click.Group):
-    """A group that knows its commands' names and loads one when it is called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names, in the order of use."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of this name, dashes and underscores alike."""
-        name = cmd_name.replace("_", "-")
-        if name not in COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(
-            f"lmkit.cli.{name.replace('-', '_')}"
-        ).command
-        command.name = name
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or name those that are spelt much like it."""
-        if not self.get_command(ctx, args[0]) and not args[0].startswith("-"):
-            raise click.NoSuchOption(
-                args[0],
-                f"no such command {args[0]!r}",
-                possibilities=near_misses(args[0], COMMANDS),
-                ctx=ctx,
-            )
-        return super().resolve_command(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
-        """Run the command; when whoever reads its output leaves, that is no failure."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # click itself would exit with 1
-            ctx.exit(0)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without loading them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(
     cls=LazyGroup,
-    invoke_without_command=True,
-    context_settings=CONTEXT | {"auto_envvar_prefix": "LMKIT"},
+    commands=COMMANDS,
+    package="lmkit.cli",
+    context_settings={"auto_envvar_prefix": "LMKIT"},
     epilog="Every option can also come from the environment (LMKIT_TRAIN_MAX_ITERS=500) or from a "
     "TOML file (--config FILE). 'lmkit COMMAND --help' tells more, with an example each.",
 )

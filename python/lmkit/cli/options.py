@@ -74,7 +74,8 @@ class Command(click.Command):
             group = getattr(parameter, "group", None) or "Options"
             if isinstance(parameter, click.Option) and flag_name(parameter) in GENERAL:
                 group = "General"
-            if record is not None:
+            # What stands without a flag is explained in the command's text.
+            if record is not None and isinstance(parameter, click.Option):
                 groups.setdefault(group, []).append(record)
         general = groups.pop("General")
         for group, records in (groups | {"General": general}).items():

@@ -1,0 +1,23 @@
+"""`lmkit convert`: the files of other tools to ours, and back; one file a kind of file."""
+
+import click
+
+from lmkit.cli.lazy_group import LazyGroup
+
+# name -> what it does; the module is beside this file
+CONVERSIONS = {
+    "tokenizer": "Turn a tokenizer of one format into another.",
+}
+
+
+@click.group(cls=LazyGroup, commands=CONVERSIONS, package="lmkit.cli.convert")
+@click.pass_context
+def command(ctx: click.Context) -> None:
+    """Bring files of other tools in, and ours out.
+
+    \b
+    Example:
+      lmkit convert tokenizer tokenizer.json tokenizer/
+    """  # noqa: D301 - \b is click's mark for lines to keep
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
