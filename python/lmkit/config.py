@@ -275,6 +275,14 @@ class TrainConfig:
     sample_prompt: str | None = setting(
         None, "Let the model continue TEXT at each evaluation.", group="logging"
     )
+    logger: str | None = setting(
+        None,
+        "Show the run in tensorboard or wandb too; both as tensorboard,wandb.",
+        group="logging",
+        metavar="NAME",
+        choices=("tensorboard", "wandb"),
+        several=True,
+    )
 
     device: str = setting(
         "auto", "Compute on auto, cpu, cuda, cuda:0 or mps.", group="device", metavar="NAME"

@@ -36,15 +36,17 @@ def setting(
     choices: tuple[str, ...] = (),
     words: tuple[str, ...] = (),
     duration: bool = False,
+    several: bool = False,
 ) -> Any:  # noqa: ANN401 - dataclass fields take any default
     """A config field: its default, the sentence its help shows, and its limits.
 
     ``words`` may be typed in the place of a value and are settled before there is a config. A
-    ``duration`` is seconds, and may be typed as 3h50m.
+    ``duration`` is seconds, and may be typed as 3h50m. Of ``choices`` ``several`` may be typed,
+    with commas between.
     """
     limits = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
     metadata = {"sentence": sentence, "group": group, "metavar": metavar, "choices": choices}
-    spelling = {"words": words, "duration": duration}
+    spelling = {"words": words, "duration": duration, "several": several}
     return dataclasses.field(default=default, metadata=metadata | limits | spelling)
 
 
@@ -66,6 +68,7 @@ class Setting:
     at_most: float | None
     words: tuple[str, ...]
     duration: bool
+    several: bool
 
     @property
     def flag(self) -> str:
@@ -83,9 +86,11 @@ class Setting:
                 return None
             raise UsageError(f"{self.flag} cannot be none")
         value = self._typed(value)
-        if self.choices and value not in self.choices:
+        chosen = str(value).split(",") if self.several else [value]
+        if self.choices and not set(chosen) <= set(self.choices):
             listed = f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
-            raise UsageError(f"{self.flag} must be {listed}, not {value!r}")
+            several = ", or several of them with commas between" if self.several else ""
+            raise UsageError(f"{self.flag} must be {listed}{several}, not {value!r}")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             self._check_limits(value)
         return value
@@ -137,7 +142,9 @@ def own_settings(config_class: type) -> dict[str, Setting]:
     for field in dataclasses.fields(config_class):
         if "sentence" not in field.metadata:
             continue
-        hint = str if field.metadata["choices"] else hints[field.name]  # a Literal of strings
+        hint = hints[field.name]
+        if field.metadata["choices"] and field.default is not None:
+            hint = str  # said as a Literal of strings
         kinds = typing.get_args(hint) or (hint,)
         found[field.name] = Setting(
             name=field.name,

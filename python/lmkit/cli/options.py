@@ -220,7 +220,7 @@ def _attributes(setting: Setting) -> dict[str, Any]:
     common: dict[str, Any] = {"group": setting.group, "default": None, "help": sentence}
     if setting.kind is bool:
         return common
-    if setting.choices:
+    if setting.choices and not setting.several:
         return common | {"type": click.Choice(setting.choices)}
     return common | {"type": SettingType(setting), "metavar": SettingType(setting).name}
 

@@ -113,6 +113,7 @@ class Keeper(Bystander):
 
     def go_back(self, saved: Saved) -> None:
         """See `Bystander`."""
-        self._report.close()
+        self._report.detach()
         self._folder.go_back_to(saved.step, Path(saved.printed))
         self._report.attach(self._folder)
+        self._report.loggers.go_back_to(saved.step)

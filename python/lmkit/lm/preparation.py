@@ -22,6 +22,7 @@ from lmkit.lm.batches import TokenBatches, fixed_windows
 from lmkit.lm.device import Device, compile_model, find_device, resolve, set_deterministic
 from lmkit.lm.distributed import Ranks
 from lmkit.lm.estimate import Estimate, compiling_pays, estimate
+from lmkit.lm.loggers import check_installed
 from lmkit.lm.micro_batch import with_largest_micro_batch
 from lmkit.lm.model import Transformer
 from lmkit.lm.optimizer import Optimizer, make_optimizer
@@ -107,6 +108,7 @@ def prepare(
     start = _start(given, report)
     config = start.config
     ranks.check(config)
+    check_installed(config)
     if config.deterministic:
         set_deterministic()
     device = _device(start)
@@ -124,6 +126,7 @@ def prepare(
             folder.clear()
         folder.write_config(to_toml(dataclasses.replace(run.config, load_checkpoint=None)))
         report.attach(folder)
+        report.loggers.open(run.config, folder.path, run.progress.iteration)
         yield run
 
 
@@ -132,6 +135,7 @@ def dry_run(
 ) -> Estimate:
     """Check all that a run checks before its first step, and say what it would take; no more."""
     start = _start(given, report)
+    check_installed(start.config)
     if not start.continues:
         refuse_another_run(start.config.checkpoint_dir, force=force)
     device = _device(start)

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
+from lmkit.lm.loggers import Loggers
+
 if TYPE_CHECKING:
     from lmkit.lm.run_folder import RunFolder
 
@@ -34,6 +36,7 @@ class Report:
     """Where a run says what it does; safe to call from the thread that watches for signals.
 
     Attributes:
+        loggers: where the run is shown besides; they hear what ``metrics`` does.
         reader_left: whether whoever read stdout has closed it.
     """
 
@@ -51,6 +54,7 @@ class Report:
             quiet: leave out what is not a result; ``train.log`` has it nevertheless.
             progress: shows how far something long is, from its label and what is counted.
         """
+        self.loggers = Loggers(self.notice)
         self.reader_left = False
         self.progress = progress or _not_shown
         self._json_lines = json_lines
@@ -70,7 +74,12 @@ class Report:
             self._pending.clear()
 
     def close(self) -> None:
-        """Close the files of the run's folder; what is said later reaches the terminal alone."""
+        """Close all that belongs to the run; what is said later reaches the terminal alone."""
+        self.loggers.close()
+        self.detach()
+
+    def detach(self) -> None:
+        """Close the files of the run's folder."""
         with self._turn:
             for file in (self._log, self._metrics):
                 if file is not None:
@@ -101,6 +110,7 @@ class Report:
         """Keep the numbers of a step or an evaluation."""
         if self._metrics is not None:
             self._append(self._metrics, json.dumps(record) + "\n")
+        self.loggers.take(record)
 
     def iteration(
         self,

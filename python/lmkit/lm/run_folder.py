@@ -5,6 +5,7 @@
     metrics.jsonl                    one JSON object per step and per evaluation
     config.toml                      the resolved configuration; the run can be repeated from it
     train.log                        what was printed, with the time of day
+    tensorboard/, wandb/             what --logger shows (loggers.py)
     superseded/                      checkpoints a resume from an earlier step went behind
     run.lock                         held by the live run; the system frees it when the run dies
 
@@ -94,7 +95,7 @@ class RunFolder:
             self._set_aside(checkpoint)
         if self.best_path.exists():
             self._set_aside(self.best_path)
-        for name in ("metrics.jsonl", "train.log", "config.toml"):
+        for name in ("metrics.jsonl", "train.log", "config.toml", "tensorboard", "wandb"):
             if (self.path / name).exists():
                 self._move_aside(self.path / name)
 
