@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "Checksum",
     "Counts",
     "EncodeIterator",
     "Learner",
@@ -18,6 +19,12 @@ __all__ = [
 __version__: str
 
 _Progress: TypeAlias = Callable[[int, int, int], object]
+
+@final
+class Checksum:
+    def __new__(cls) -> Checksum: ...
+    def update(self, data: bytes | bytearray) -> None: ...
+    def text(self) -> str: ...
 
 @final
 class Tokenizer:

@@ -242,6 +242,11 @@ class TrainConfig:
         group="data",
         choices=("random", "epoch"),
     )
+    mask_documents: bool = setting(
+        False,
+        "Let attention look no further back than the <|endoftext|> before it.",
+        group="data",
+    )
     checkpoint_dir: str = setting(
         "./checkpoints",
         "Folder of the run: checkpoints, metrics.jsonl, config.toml, train.log.",

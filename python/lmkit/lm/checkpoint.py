@@ -25,6 +25,7 @@ import torch
 
 from lmkit.config import ModelConfig, from_dict
 from lmkit.errors import MismatchError, MissingFileError
+from lmkit.lm.document_mask import end_of_document_id
 from lmkit.lm.durable import durable_file, refused, write_durably
 from lmkit.lm.model import Transformer
 from lmkit.lm.optimizer import Optimizer
@@ -117,8 +118,11 @@ def load_model(
         with torch.no_grad():
             for parameter_name, parameter in model.named_parameters():
                 parameter.copy_(state["average"][parameter_name])
-    model.context_length = int(state["config"]["context_length"])
-    return model.eval(), Tokenizer.from_json(state["tokenizer"])
+    model.context_length = int(stored["context_length"])
+    tokenizer = Tokenizer.from_json(state["tokenizer"])
+    if stored.get("mask_documents"):
+        model.document_end = end_of_document_id(tokenizer, "--mask_documents")
+    return model.eval(), tokenizer
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ SAVED_BYTES = 12  # what of these a checkpoint holds
 KEPT_WIDTHS = 10  # of d_model
 KEPT_FF_WIDTHS = 4  # of d_ff
 TEMPORARIES = 1.5
+MASK_BYTES = 5  # a pair of positions, where documents are masked: the mask and torch's copy of it
 # Ten minutes of two cores: compiling takes one of them, and saves a tenth.
 COMPILE_FROM_FLOPS = 1e14
 TORCH_BYTES = 700 << 20  # Python with torch, on the host
@@ -158,7 +159,8 @@ def memory_per_row(config: TrainConfig, device: Device) -> int:
     kept = model.n_layers * (KEPT_WIDTHS * width + KEPT_FF_WIDTHS * model.d_ff) * size
     rows = config.context_length
     logits = logits_held(config.batch_size * rows, model.vocab_size, device.device.type)
-    return math.ceil(TEMPORARIES * (rows * kept + 4 * logits / config.batch_size))
+    mask = MASK_BYTES * rows * rows if config.mask_documents else 0
+    return math.ceil(TEMPORARIES * (rows * kept + 4 * logits / config.batch_size) + mask)
 
 
 def free_memory(device: torch.device) -> int | None:

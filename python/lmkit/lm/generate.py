@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lmkit.config import SamplingConfig
 from lmkit.errors import LmkitError, MismatchError, UsageError
+from lmkit.lm.document_mask import last_document
 from lmkit.lm.model import Transformer
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ def _new_ids(
 ) -> Iterator[int]:
     """What the model says after the prompt, without end."""
     limit, device = model.context_length, model.lm_head.weight.device
+    if model.document_end is not None:
+        prompt_ids = last_document(prompt_ids, model.document_end)
     ids, cache = prompt_ids[-limit:], model.new_cache()
     unseen = ids
     while True:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from lmkit.config import ModelConfig
 from lmkit.errors import UsageError
 from lmkit.lm.cross_entropy import head_cross_entropy
+from lmkit.lm.document_mask import document_mask
 
 
 class RMSNorm(nn.Module):
@@ -122,11 +123,16 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(d_head, norm_eps) if qk_norm else None
 
     def forward(
-        self, x_TE: Tensor, positions_T: Tensor | None = None, cache: LayerCache | None = None
+        self,
+        x_TE: Tensor,
+        positions_T: Tensor | None = None,
+        cache: LayerCache | None = None,
+        seen_TS: Tensor | None = None,
     ) -> Tensor:
         """Let each position of ``x`` (..., T, E) look at itself and those before it.
 
         ``positions`` are 0 to T - 1 unless given. With a ``cache``, ``x`` continues what it holds.
+        ``seen``, bool of (..., 1, T, S), says instead which positions look at which.
         """
         start = cache.length if cache else 0
         q_HTD, k_HTD, v_HTD = (
@@ -150,12 +156,16 @@ class Attention(nn.Module):
             # Copies, which every device's fast kernels take; the cache holds each head once.
             sharing = self.n_heads // self.n_kv_heads
             k_HTD, v_HTD = (x.repeat_interleave(sharing, dim=-3) for x in (k_HTD, v_HTD))
-        mixed_HTD = _causal_attention(q_HTD, k_HTD, v_HTD, start)
+        mixed_HTD = _causal_attention(q_HTD, k_HTD, v_HTD, start, seen_TS)
         return cast("Tensor", self.output_proj(mixed_HTD.transpose(-3, -2).flatten(-2)))
 
 
-def _causal_attention(q_HTD: Tensor, k_HSD: Tensor, v_HSD: Tensor, start: int) -> Tensor:
-    """Attend from positions ``start`` and on to all positions up to each."""
+def _causal_attention(
+    q_HTD: Tensor, k_HSD: Tensor, v_HSD: Tensor, start: int, seen_TS: Tensor | None
+) -> Tensor:
+    """Attend from positions ``start`` and on to all up to each, or to those that are ``seen``."""
+    if seen_TS is not None:
+        return functional.scaled_dot_product_attention(q_HTD, k_HSD, v_HSD, attn_mask=seen_TS)
     if start == 0:
         return functional.scaled_dot_product_attention(q_HTD, k_HSD, v_HSD, is_causal=True)
     T, S = q_HTD.shape[-2], k_HSD.shape[-2]
@@ -208,10 +218,14 @@ class Block(nn.Module):
         self.ffn = SwiGLU(d_model, d_ff)
 
     def forward(
-        self, x_TE: Tensor, positions_T: Tensor | None = None, cache: LayerCache | None = None
+        self,
+        x_TE: Tensor,
+        positions_T: Tensor | None = None,
+        cache: LayerCache | None = None,
+        seen_TS: Tensor | None = None,
     ) -> Tensor:
         """Carry the residual stream ``x`` (..., T, E) through the layer."""
-        x_TE = x_TE + self.attn(self.ln1(x_TE), positions_T, cache)
+        x_TE = x_TE + self.attn(self.ln1(x_TE), positions_T, cache, seen_TS)
         return cast("Tensor", x_TE + self.ffn(self.ln2(x_TE)))
 
 
@@ -226,6 +240,8 @@ class Transformer(nn.Module):
         config: the model's shape.
         z_loss: how much the gradient of a loss pulls each normaliser of the softmax towards 1, by
             its squared logarithm; the loss itself is told without.
+        document_end: the id that ends a document, beyond which attention does not look; None lets
+            it look at all that came before. It is for whole windows: with a cache it has no effect.
         context_length: the window to use it with by default. The positions there are, until
             loading a checkpoint sets the length it was trained on: beyond it a model guesses.
     """
@@ -235,6 +251,7 @@ class Transformer(nn.Module):
         self.config = config
         self.context_length = config.max_seq_len
         self.z_loss = 0.0
+        self.document_end: int | None = None
         # One table of angles for all layers.
         rope = RotaryEmbedding(config.d_head, config.max_seq_len, config.rope_theta)
         self.token_embeddings = nn.Embedding(config.vocab_size, config.d_model)
@@ -279,9 +296,12 @@ class Transformer(nn.Module):
         if end > limit:
             raise UsageError(f"a sequence of {end} tokens is longer than max_seq_len {limit}")
         positions_T = torch.arange(start, end, device=ids_BT.device)
+        seen_B1TS = None
+        if self.document_end is not None and cache is None:
+            seen_B1TS = document_mask(ids_BT, self.document_end)
         x_BTE = self.token_embeddings(ids_BT)
         for index, layer in enumerate(self.layers):
-            x_BTE = layer(x_BTE, positions_T, cache[index] if cache else None)
+            x_BTE = layer(x_BTE, positions_T, cache[index] if cache else None, seen_B1TS)
         return cast("Tensor", self.ln_final(x_BTE))
 
     def next_token_logits(self, ids_BT: Tensor, cache: list[LayerCache]) -> Tensor:

@@ -21,6 +21,7 @@ from lmkit.lm import advice
 from lmkit.lm.batches import TokenBatches, fixed_windows
 from lmkit.lm.device import Device, compile_model, find_device, resolve, set_deterministic
 from lmkit.lm.distributed import Ranks
+from lmkit.lm.document_mask import end_of_document_id
 from lmkit.lm.estimate import Estimate, compiling_pays, estimate
 from lmkit.lm.loggers import check_installed
 from lmkit.lm.micro_batch import with_largest_micro_batch
@@ -209,7 +210,7 @@ def _make(
     with ranks.first_goes_first():  # it may have to tokenize
         tokenizer, train_data, val_data = _inputs(start, device, report)
     with advice.explaining_memory(start.config, device):
-        model, optimizer, average = _model(start, device, report)
+        model, optimizer, average = _model(start, device, tokenizer, report)
     config = ranks.from_first(_fitted(start, device, model, report))
     if device.compile:
         compile_model(model, report.notice)
@@ -243,6 +244,8 @@ def _inputs(
     report.line("Loading tokenizer...")
     tokenizer = _tokenizer(start)
     _refuse_a_larger_vocabulary(tokenizer, config)
+    if config.mask_documents:
+        end_of_document_id(tokenizer, "--mask_documents")
     report.line("Tokenizer loaded.")
     train_data, val_data = _data(config, tokenizer, report)
     _tell_of_other_data(start.state, train_data, val_data, report)
@@ -344,13 +347,15 @@ def _tell_of_other_data(
 
 
 def _model(
-    start: _Start, device: Device, report: Report
+    start: _Start, device: Device, tokenizer: Tokenizer, report: Report
 ) -> tuple[Transformer, Optimizer, WeightAverage | None]:
     """Make model, optimizer and, where wanted, the average, from the seed or the checkpoint."""
     config = start.config
     torch.manual_seed(config.seed)
     model = Transformer(config.model)
     model.z_loss = config.z_loss
+    if config.mask_documents:
+        model.document_end = end_of_document_id(tokenizer, "--mask_documents")
     _tell_of_model(model, report)
     model.to(device.device)
     optimizer = make_optimizer(model, config)
