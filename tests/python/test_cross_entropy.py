@@ -29,6 +29,29 @@ def test_equals_the_plain_loss_and_gradients(rows):
         torch.testing.assert_close(chunked_cross_entropy(hidden, weight, targets, 505), plain)
 
 
+@pytest.mark.parametrize("tile", [1, 8, 64])
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_padded_vocabulary_is_the_same_loss_with_gradients_of_its_own_size(tile, z_loss, dtype):
+    """Logits far below 0 let a padded one, which is 0, dominate any sum that takes it in."""
+    hidden, weight, targets = inputs(dtype=torch.float32)
+    hidden, weight = (one.detach().abs() for one in (hidden, weight))
+    hidden, weight = hidden.to(dtype).requires_grad_(), (-weight).to(dtype).requires_grad_()
+    exact = hidden.float() @ weight.float().T
+    plain = functional.cross_entropy(exact, targets)
+    pull = z_loss * exact.logsumexp(-1).square().mean()
+    expected = torch.autograd.grad(plain + pull, (hidden, weight))
+    loss = chunked_cross_entropy(hidden, weight, targets, 12 * 101, z_loss=z_loss, tile=tile)
+    got = torch.autograd.grad(loss, (hidden, weight))
+    close = {"atol": 1e-6, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.02, "rtol": 0.05}
+    torch.testing.assert_close(loss, plain, atol=close["atol"], rtol=close["rtol"])
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, **close)
+    with torch.no_grad():
+        alone = chunked_cross_entropy(hidden, weight, targets, 12 * 101, tile=tile)
+    torch.testing.assert_close(alone, loss.detach(), atol=close["atol"], rtol=close["rtol"])
+
+
 def test_only_one_side_may_need_a_gradient():
     hidden, weight, targets = inputs(dtype=torch.float32)
     chunked_cross_entropy(hidden.detach(), weight, targets, 505).backward()
