@@ -72,7 +72,8 @@ def test_a_bad_update_is_skipped_counted_and_told(
     )
     skipped = [record for record in records(run) if "skipped" in record]
     assert [record["iter"] for record in skipped] == [3, 4, 6]
-    assert skipped[0] == {"iter": 3, "lr": 0.01, "skipped": "loss became nan"}
+    told = {name: skipped[0][name] for name in ("iter", "lr", "skipped", "tokens")}
+    assert told == {"iter": 3, "lr": 0.01, "skipped": "loss became nan", "tokens": 3 * 64}
     assert list(losses(run)) == [1, 2, 5, 7, 8]
     assert all(math.isfinite(loss) for loss in losses(run).values())
     state = read_checkpoint(run / "checkpoint_8.pt")

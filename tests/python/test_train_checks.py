@@ -230,8 +230,8 @@ def test_the_loss_is_the_mean_over_the_whole_batch(inputs: dict[str, str], tmp_p
     one, four = tmp_path / "one", tmp_path / "four"
     whole = train(inputs, one, max_iters=1, batch_size=4)
     parts = train(inputs, four, max_iters=1, batch_size=1, grad_accum_steps=4)
-    assert parts[0]["loss"] == pytest.approx(whole[0]["loss"], abs=1e-5)
-    assert parts[0]["grad_norm"] == pytest.approx(whole[0]["grad_norm"], rel=1e-4)
+    assert parts[1]["loss"] == pytest.approx(whole[1]["loss"], abs=1e-5)
+    assert parts[1]["grad_norm"] == pytest.approx(whole[1]["grad_norm"], rel=1e-4)
 
 
 def test_a_prompt_is_continued_at_each_evaluation_and_disturbs_nothing(

@@ -30,6 +30,7 @@ Progress = Callable[[int, int, int], object]
 
 # Asking the device for the losses makes the host wait, so they are asked for many at a time.
 _LOSSES_AT_ONCE = 64
+_ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,35 @@ def evaluate_loss(
         rows_done += len(rows)
     all_nats, all_rows = ranks.sums(nats, rows_done)
     return all_nats / all_rows if all_rows == len(starts) else None
+
+
+def bytes_per_token(
+    tokenizer: "Tokenizer",
+    tokens: Tokens,
+    *,
+    vocab_size: int,
+    context_length: int,
+    limit: int | None = None,
+) -> float | None:
+    """Bytes of text a token stands for, on the targets of at most ``limit`` fixed windows.
+
+    They are the windows of `evaluate_loss`, so that its loss divided by this and by the logarithm
+    of 2 is in bits a byte. Special tokens are no text. None where there is no text at all.
+    """
+    lengths = _byte_lengths(tokenizer, vocab_size)
+    n_tokens, n_bytes = 0, 0
+    for starts_B, length in _batches(
+        fixed_windows(len(tokens), context_length, limit), _ROWS_AT_ONCE, context_length
+    ):
+        targets_BT = read_windows(tokens, starts_B, length)[:, 1:]
+        n_tokens += targets_BT.size
+        n_bytes += int(lengths[targets_BT].sum())
+    return n_bytes / n_tokens if n_bytes else None
+
+
+def bits_per_byte(loss: float, bytes_per_token: float | None) -> float | None:
+    """A loss in nats a token as bits a byte, where it is known how many bytes a token has."""
+    return None if bytes_per_token is None else loss / math.log(2) / bytes_per_token
 
 
 # Starts of a batch's rows, and their length.

@@ -4,6 +4,7 @@ Asking an accelerator for a number makes the host wait until it is idle, so step
 time: at the latest after ``STEPS_UNREAD``, and before anything is reported, evaluated or saved.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ class _Step:
     iteration: int
     rate: float
     loss_and_norm: Tensor
+    spent: Mapping[str, int | float]
 
 
 class Readings:
@@ -47,9 +49,15 @@ class Readings:
         """Whether it is time to read."""
         return len(self._unread) >= STEPS_UNREAD
 
-    def add(self, iteration: int, rate: float, loss_and_norm: Tensor) -> None:
-        """Take note of a step."""
-        self._unread.append(_Step(iteration, rate, loss_and_norm))
+    def add(
+        self,
+        iteration: int,
+        rate: float,
+        loss_and_norm: Tensor,
+        spent: Mapping[str, int | float],
+    ) -> None:
+        """Take note of a step, and of the tokens and seconds that the run has spent by then."""
+        self._unread.append(_Step(iteration, rate, loss_and_norm, spent))
 
     def read(self) -> None:
         """Fetch the numbers of all steps not yet read, in one go, and keep them."""
@@ -69,12 +77,12 @@ class Readings:
         record: dict[str, object] = {"iter": step.iteration}
         wrong = self._bad.take(step.iteration, loss, norm)
         if wrong:
-            self._report.metrics(record | {"lr": step.rate, "skipped": wrong})
+            self._report.metrics(record | {"lr": step.rate, "skipped": wrong, **step.spent})
             self._report.notice(
                 f"the {wrong} at iteration {step.iteration}: its update is skipped, "
                 f"{self._bad.in_a_row} in a row (--max_bad_steps {self._bad.limit})"
             )
             return
-        record |= {"loss": loss, "lr": step.rate, "grad_norm": norm}
+        record |= {"loss": loss, "lr": step.rate, "grad_norm": norm, **step.spent}
         spike = self._spikes.take(loss)
         self._report.metrics(record if spike is None else record | {"spike": spike})

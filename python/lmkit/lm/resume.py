@@ -5,6 +5,7 @@ and each change is said. Settings that bit-exactness depends on (threads, torch,
 with the checkpoint and compared, because with others the run goes on, only not bit for bit.
 """
 
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class Progress:
         bad_in_a_row: the updates skipped just before, and
         bad_skipped: in the whole run.
         evaluation_due: whether the evaluation after the last step is still to be made.
+        tokens: learned from, repeats included, and
+        seconds: spent on them, evaluations and saves included, in all sittings.
     """
 
     iteration: int = 0
@@ -46,6 +49,8 @@ class Progress:
     bad_in_a_row: int = 0
     bad_skipped: int = 0
     evaluation_due: bool = False
+    tokens: int = 0
+    seconds: float = 0.0
 
     def to_state(self) -> dict[str, Any]:
         """The parts of a checkpoint that tell it."""
@@ -55,6 +60,7 @@ class Progress:
             "data": {"next_batch": self.iteration + 1 + self.batch_offset},
             "bad_steps": {"in_a_row": self.bad_in_a_row, "skipped": self.bad_skipped},
             "evaluation_due": self.evaluation_due,
+            "spent": {"tokens": self.tokens, "seconds": self.seconds},
         }
 
     @classmethod
@@ -63,6 +69,7 @@ class Progress:
         iteration = int(state.get("iteration", 0))
         next_batch = state.get("data", {}).get("next_batch", iteration + 1)
         bad: Mapping[str, int] = state.get("bad_steps", {})
+        spent: Mapping[str, Any] = state.get("spent", {})
         return cls(
             iteration=iteration,
             best_val_loss=state.get("best_val_loss"),
@@ -70,7 +77,15 @@ class Progress:
             bad_in_a_row=bad.get("in_a_row", 0),
             bad_skipped=bad.get("skipped", 0),
             evaluation_due=bool(state.get("evaluation_due", False)),
+            tokens=int(spent.get("tokens", iteration * _tokens_per_step(state.get("config", {})))),
+            seconds=float(spent.get("seconds", 0.0)),
         )
+
+
+def _tokens_per_step(config: Mapping[str, Any]) -> int:
+    """What a step learned from, in a run whose checkpoint does not tell the tokens so far."""
+    sizes = ("batch_size", "context_length", "grad_accum_steps")
+    return math.prod(int(config[name]) for name in sizes) if config.keys() >= set(sizes) else 0
 
 
 def restore_run(

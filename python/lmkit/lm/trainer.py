@@ -21,10 +21,13 @@ from lmkit.errors import LmkitError
 from lmkit.lm import advice
 from lmkit.lm.bad_steps import BadSteps, SpikeWatch, TooManyBadStepsError
 from lmkit.lm.batches import TokenBatches
+from lmkit.lm.beginning import beginning
 from lmkit.lm.checkpoint import read_checkpoint
 from lmkit.lm.checkpoint_writer import Saved
 from lmkit.lm.distributed import joined
+from lmkit.lm.evaluate import bits_per_byte
 from lmkit.lm.keeper import Bystander, Keeper
+from lmkit.lm.odometer import Odometer
 from lmkit.lm.optimizer import clip_gradients, set_learning_rate, step_if_finite
 from lmkit.lm.preparation import Prepared, prepare
 from lmkit.lm.readings import Readings
@@ -159,13 +162,19 @@ class Trainer:
         self._rollbacks: Counter[int] = Counter()
         self._advised = False
         self._stopped_by = 0
+        self._odometer = Odometer(seconds=run.progress.seconds)
         self._take_up(run.progress)
+        if run.folder:
+            began = beginning(run, self._batches.tokens_per_step)
+            self._report.metrics(began)
+            self._val_bytes_per_token = began["val_bytes_per_token"]
 
     def _take_up(self, progress: Progress) -> None:
         """Go on from where a checkpoint, or a new run, stands."""
         self.step, self.best_val_loss = progress.iteration, progress.best_val_loss
         self._batch_offset = progress.batch_offset
         self._evaluation_due = progress.evaluation_due
+        self._odometer.tokens = progress.tokens
         self._bad = BadSteps(
             self.config.max_bad_steps,
             in_a_row=progress.bad_in_a_row,
@@ -202,7 +211,8 @@ class Trainer:
         loss = self._backward(iteration + self._batch_offset)
         norm = clip_gradients(self._parameters, self.config.max_grad_norm)
         loss_and_norm = torch.stack((loss, norm))
-        self._readings.add(iteration, rate, loss_and_norm)
+        self._odometer.tokens += self._batches.tokens_per_step
+        self._readings.add(iteration, rate, loss_and_norm, self._odometer.reading())
         self._updating = True
         step_if_finite(self.optimizer, loss_and_norm)
         if self._run.average is not None:
@@ -259,6 +269,8 @@ class Trainer:
         flops = rate * self.model.flops_per_token(self.config.context_length)
         used = None if peak is None else flops / (peak * self._ranks.count)
         self._report.iteration(self.step, last.loss, seconds, last.rate, rate, left, used)
+        pace = {"iter": self.step, "tokens_per_second": round(rate, 1)}
+        self._report.metrics({**pace, **({} if used is None else {"mfu": used})})
         advised = None if self._advised else advice.slow(self.config, self._pace, left)
         if advised:
             self._report.notice(advised)
@@ -285,7 +297,10 @@ class Trainer:
         if self.best_val_loss is None or loss < self.best_val_loss:
             self.best_val_loss, self._is_best = loss, True
         self._report.validation(self.step, loss)
-        self._report.metrics({"iter": self.step, "val_loss": loss})
+        if self._run.folder:
+            bits = bits_per_byte(loss, self._val_bytes_per_token)
+            found = {"iter": self.step, "val_loss": loss, "bits_per_byte": bits}
+            self._report.metrics({**found, **self._odometer.reading()})
         self._validation.sample(self.step, lambda: self._stopping)
 
     def _make_up_for_evaluation(self) -> None:
@@ -325,6 +340,8 @@ class Trainer:
             bad_in_a_row=self._bad.in_a_row,
             bad_skipped=self._bad.skipped,
             evaluation_due=self._evaluation_due,
+            tokens=self._odometer.tokens,
+            seconds=self._odometer.seconds,
         ).to_state()
         average = self._run.average
         if average is not None:
@@ -352,10 +369,12 @@ class Trainer:
             raise error
         state = read_checkpoint(saved.printed, self._report.notice)
         restore_run(state, self.model, self.optimizer, self._run.average, saved.printed)
+        went_from = self.step
         self._keeper.go_back(saved)
         next_batch = error.last + self._batch_offset + 1
         self._take_up(Progress.from_state(state))
         self._batch_offset = next_batch - self.step - 1
+        self._report.metrics({"iter": self.step, "rolled_back_from": went_from})
         self._report.notice(
             f"{error}: going on from there with batch {next_batch:,}, past the bad ones"
         )
@@ -382,7 +401,9 @@ class Trainer:
         self._keeper.wait()
         self._readings.forget()
         if self._bad.first is not None:
-            self.step = self._bad.first[0] - 1  # no update was applied since
+            taken_back = self.step - (self._bad.first[0] - 1)  # no update was applied since
+            self.step -= taken_back
+            self._odometer.tokens -= taken_back * self._batches.tokens_per_step
             self._bad = BadSteps(self._bad.limit, skipped=self._bad.skipped)
         sound = not self._updating and all(bool(p.isfinite().all()) for p in self._parameters)
         if sound and self.step > (self._keeper.saved.step if self._keeper.saved else 0):

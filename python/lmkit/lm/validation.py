@@ -63,6 +63,7 @@ class Validation:
             )
             text = prompt + "".join(itertools.takewhile(lambda _: not give_up(), pieces))
         self._report.line(f"Sample: {text}", event="sample", iter=step, sample=text)
+        self._report.metrics({"iter": step, "sample": text, "prompt": prompt})
 
     def _averaged(self) -> AbstractContextManager[None]:
         """The model with its averaged weights, where they are averaged."""
