@@ -24,9 +24,9 @@ from typing import IO, Any, BinaryIO, TypeAlias, cast
 import torch
 
 from lmkit.config import ModelConfig, from_dict
+from lmkit.durable import durable_file, refused, write_durably
 from lmkit.errors import MismatchError, MissingFileError
 from lmkit.lm.document_mask import end_of_document_id
-from lmkit.lm.durable import durable_file, refused, write_durably
 from lmkit.lm.model import Transformer
 from lmkit.lm.optimizer import Optimizer
 from lmkit.setting import own_settings

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from lmkit.durable import refused
 from lmkit.errors import LmkitError
 from lmkit.lm.checkpoint import (
     Notice,
@@ -23,7 +24,6 @@ from lmkit.lm.checkpoint import (
     verifies,
     write_checkpoint,
 )
-from lmkit.lm.durable import refused
 
 _Place: TypeAlias = tuple[torch.device, int, int, torch.Size, tuple[int, ...]]
 

@@ -22,9 +22,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+from lmkit.durable import refused, sweep_temporaries, write_durably
 from lmkit.errors import MismatchError, SystemRefusedError, UsageError
 from lmkit.lm.checkpoint import Notice, checkpoints_in, iteration_of, sidecar_path
-from lmkit.lm.durable import refused, sweep_temporaries, write_durably
 
 LOCK_NAME = "run.lock"
 BEST_NAME = "best.pt"
