@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "Train a model on a token file, or go on with one.",
     "evaluate": "Measure a checkpoint on a token file.",
     "generate": "Let a checkpoint continue a prompt.",
+    "plot": "Draw the curves of one or more runs.",
     "convert": "Bring files of other tools in, and ours out.",
 }
 
