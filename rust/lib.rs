@@ -7,6 +7,7 @@ pub mod count_pretokens;
 pub mod counts_file;
 pub mod cut;
 pub mod decode;
+pub mod document_ends;
 pub mod durable;
 pub mod encode;
 pub mod error;

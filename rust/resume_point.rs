@@ -18,14 +18,14 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::durable::{self, NOBODY};
 use crate::error::{Error, ErrorKind, Result};
-use crate::text_source::Input;
+use crate::text_source::{Input, modified_ns};
 use crate::token_file::{Counts, sidecar};
 
 /// How often a run notes how far it is.
@@ -134,10 +134,7 @@ impl InputIdentity {
         if !metadata.is_file() {
             return again(&format!("{}, which is no regular file", path.display()));
         }
-        let modified = metadata.modified().ok();
-        let age =
-            modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-        let modified_ns = u64::try_from(age.as_nanos()).unwrap_or_default();
+        let modified_ns = modified_ns(&metadata);
         Ok(Self { path: path.clone(), size: metadata.len(), modified_ns })
     }
 }

@@ -7,6 +7,7 @@
 //! the input or short its documents. Memory is one slice a thread, and the longest stretch without
 //! a cut.
 
+mod document_cuts;
 mod grid;
 mod inputs;
 mod open;
@@ -25,8 +26,9 @@ use crate::cut::CutRule;
 use crate::error::{Error, Result};
 use crate::memory::reserve;
 use crate::progress::Progress;
+pub use document_cuts::{Cut, Sample};
 use inputs::Inputs;
-pub use inputs::{Input, STDIN};
+pub use inputs::{Input, STDIN, modified_ns};
 use open::{Opened, PlainFile};
 use slice::Segment;
 pub use slice::{Content, Piece, Slice};
@@ -97,10 +99,25 @@ pub struct TextSource {
 impl TextSource {
     /// Finds the files that `paths` (files, folders, globs, `-`) name; none is opened yet.
     pub fn new(paths: &[PathBuf], options: SourceOptions) -> Result<Self> {
+        Self::of(Inputs::resolve(paths)?, options)
+    }
+
+    /// The files of one shard, as its plan has them. `has_documents`: whether all of the plan's
+    /// inputs together come as documents of their own.
+    pub fn planned(files: Vec<Input>, has_documents: bool, options: SourceOptions) -> Result<Self> {
+        let inputs = Inputs { list: files, gathered: has_documents, skipped: Vec::new() };
+        // The field was asked for of the whole, and this part of it may have no records.
+        let text_field = options.text_field.clone();
+        let mut source = Self::of(inputs, SourceOptions { text_field: None, ..options })?;
+        source.options.text_field = text_field;
+        Ok(source)
+    }
+
+    fn of(inputs: Inputs, options: SourceOptions) -> Result<Self> {
         if options.max_record_bytes == 0 || options.slice_bytes == 0 {
             return Err(Error::Usage("max_record_bytes must be at least 1".to_owned()));
         }
-        let source = Self { inputs: Inputs::resolve(paths)?, options };
+        let source = Self { inputs, options };
         if let Some(field) = &source.options.text_field
             && !source.inputs.list.iter().any(|input| source.is_jsonl(input))
         {
@@ -152,7 +169,7 @@ impl TextSource {
         if self.inputs.list.iter().any(Input::is_stdin) {
             return 0;
         }
-        self.inputs.list.iter().map(|input| input.size).sum()
+        self.inputs.list.iter().map(Input::bytes).sum()
     }
 
     /// Whether the inputs come as documents of their own: lines of JSON, a folder, a glob, or
@@ -258,6 +275,18 @@ struct Reading<'s> {
 }
 
 impl Reading<'_> {
+    /// The one-based line of its file in which `segment` begins; for messages, since of a range it
+    /// reads all that comes before.
+    fn line_of(&self, segment: &Segment) -> Result<u64> {
+        let input = &self.inputs[segment.input];
+        match &input.range {
+            Some(range) if range.start > 0 => {
+                Ok(segment.line + open::lines_before(&input.path, range.start)?)
+            }
+            _ => Ok(segment.line),
+        }
+    }
+
     fn check_record(&self, path: &Path, offset: u64, length: u64) -> Result<()> {
         if length <= self.max_record_bytes {
             return Ok(());
@@ -399,18 +428,22 @@ impl<'s> Slices<'s> {
         let input = &self.source.inputs.list[place];
         feed.next_input += 1;
         let is_jsonl = self.source.is_jsonl(input);
+        let (mut start, mut ends_input) = (0, true);
         let (reader, compression): (Box<dyn std::io::Read + Send + 's>, _) =
             match open::open(input, self.reading.progress)? {
                 Opened::NotText => {
                     feed.not_text.push(input.path.clone());
-                    self.reading.progress.add(input.size);
+                    self.reading.progress.add(input.bytes());
                     return Ok(());
                 }
                 Opened::Plain(file) if self.is_read_in_cells(&file, is_jsonl) => {
                     feed.current = Some(Current::Cells { input: place, file, next: 0 });
                     return Ok(());
                 }
-                Opened::Plain(file) => (Box::new(file.reader(self.reading.progress)), None),
+                Opened::Plain(file) => {
+                    (start, ends_input) = (file.start, file.ends_file());
+                    (Box::new(file.reader(self.reading.progress)), None)
+                }
                 Opened::Stream { reader, compression } => (reader, compression),
             };
         feed.current = Some(Current::Stream(Box::new(Stream {
@@ -419,7 +452,8 @@ impl<'s> Slices<'s> {
             reader,
             compression,
             is_jsonl,
-            place: stream::Place::default(),
+            ends_input,
+            place: stream::Place::at(start),
         })));
         Ok(())
     }
@@ -441,11 +475,11 @@ impl<'s> Slices<'s> {
             slice.segments.push(Segment {
                 range: 0..slice.bytes.len(),
                 input: cell.input,
-                offset: range.start,
+                offset: cell.file.start + range.start,
                 line: 0,
                 is_record: false,
                 starts_document: range.start == 0,
-                ends_document: range.end == cell.file.size,
+                ends_document: range.end == cell.file.size && cell.file.ends_file(),
                 in_validation: false,
             });
             slice.file = Some(cell.file);

@@ -20,7 +20,7 @@ use crate::durable;
 use crate::error::{Error, Result};
 
 /// The header of a `.npy` file, padded so that the numbers begin at a multiple of 64.
-const HEADER_BYTES: usize = 128;
+pub(crate) const HEADER_BYTES: usize = 128;
 
 /// How an id is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -312,7 +312,7 @@ impl TokenWriter {
     }
 
     fn complete(&self, file: BlockWriter) -> std::io::Result<u64> {
-        let header = header(self.dtype, self.written / self.dtype.size() as u64);
+        let header = npy_header(self.dtype.descr(), self.written / self.dtype.size() as u64);
         let file = file.finish(if self.header { &header } else { &[] })?;
         let age = file.metadata()?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(u64::try_from(age.as_nanos()).unwrap_or_default())
@@ -328,10 +328,9 @@ impl Drop for TokenWriter {
     }
 }
 
-/// The header of `.npy` format 1.0.
-fn header(dtype: Dtype, count: u64) -> [u8; HEADER_BYTES] {
-    let text =
-        format!("{{'descr': '{}', 'fortran_order': False, 'shape': ({count},), }}", dtype.descr());
+/// The header of `.npy` format 1.0 for `count` numbers in one dimension.
+pub(crate) fn npy_header(descr: &str, count: u64) -> [u8; HEADER_BYTES] {
+    let text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({count},), }}");
     let mut bytes = [b' '; HEADER_BYTES];
     bytes[..8].copy_from_slice(b"\x93NUMPY\x01\x00");
     bytes[8..10].copy_from_slice(&118_u16.to_le_bytes());
@@ -346,7 +345,7 @@ mod tests {
 
     #[test]
     fn the_header_is_what_numpy_writes() {
-        let bytes = header(Dtype::Int32, 12);
+        let bytes = npy_header(Dtype::Int32.descr(), 12);
         assert!(bytes.starts_with(
             b"\x93NUMPY\x01\x00v\x00{'descr': '<i4', 'fortran_order': False, 'shape': (12,), }"
         ));

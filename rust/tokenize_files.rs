@@ -5,9 +5,12 @@
 //! order. As many encoders as asked for, and buffers for a few slices more: memory does not depend
 //! on the input's size. Output does not depend on the number of threads.
 
+mod check;
+mod shards;
+mod writers;
+
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,12 +19,15 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::canonical;
 use crate::encode::{CACHE_BYTES, Scratch, Tokenizer};
 use crate::error::{Error, Result};
-use crate::memory::reserve;
 use crate::progress::Progress;
-use crate::resume_point::{self, Found, Keeper, Position};
+use crate::resume_point::{Found, Keeper, Position};
 use crate::special_tokens::SpecialHandling;
-use crate::text_source::{Content, DecodeErrors, Piece, Slice, Slices, Split, TextSource};
-use crate::token_file::{Counts, Dtype, Origin, TokenWriter, check_output};
+use crate::text_source::{Content, Piece, Slice, Slices, Split, TextSource};
+use crate::token_file::{Counts, Dtype, Origin};
+pub use check::{check, check_fit};
+use check::{check_resume, job_of};
+pub use shards::{sample, shard_cuts};
+use writers::{Output, Writers};
 
 /// Text in the slices of all threads together.
 const SLICES: usize = 4 << 20;
@@ -34,6 +40,7 @@ const LARGEST_KEPT: usize = 4 << 20;
 
 /// What to write, and how.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "options independent of each other")]
 pub struct TokenizeOptions {
     /// The token file.
     pub output: PathBuf,
@@ -55,6 +62,18 @@ pub struct TokenizeOptions {
     pub resume: bool,
     /// How often it is noted how far the run is.
     pub note_every: Duration,
+    /// This is one shard of a larger set: document ends are written beside each token file, and one
+    /// side of the split may stay empty.
+    pub is_shard: bool,
+}
+
+/// Checksums of one output.
+#[derive(Debug, Clone, Default)]
+pub struct Checksums {
+    /// Of the ids.
+    pub ids: String,
+    /// Of the document ends of a shard.
+    pub document_ends: String,
 }
 
 /// What was written.
@@ -64,121 +83,16 @@ pub struct Summary {
     pub train: Counts,
     /// What the validation file holds.
     pub validation: Counts,
-    /// The token file's checksum.
-    pub checksum: String,
+    /// The token file's checksums.
+    pub checksums: Checksums,
+    /// The validation file's.
+    pub val_checksums: Checksums,
     /// Files of folders that hold no text and were passed over.
     pub skipped: Vec<PathBuf>,
     /// How much text of these was there already, from a killed run.
     pub resumed_bytes: u64,
     /// From the first read to the last rename.
     pub seconds: f64,
-}
-
-/// Checks options against the tokenizer and the outputs; nothing is written.
-pub fn check(tokenizer: &Tokenizer, source: &TextSource, options: &TokenizeOptions) -> Result<()> {
-    let found = check_resume(tokenizer, source, options)?;
-    // Of outputs that are put in place, the first may be there.
-    let force = options.force || found.is_some_and(|found| found.position().is_whole);
-    check_output(&options.output, force)?;
-    if let Some((path, fraction)) = &options.validation {
-        check_output(path, force)?;
-        if *path == options.output {
-            return Err(Error::Usage("--val_output_path is the output itself".to_owned()));
-        }
-        if !(*fraction > 0.0 && *fraction < 1.0) {
-            return Err(Error::Usage(format!(
-                "--val_fraction must be above 0 and below 1, not {fraction}"
-            )));
-        }
-    }
-    let size = tokenizer.vocabulary().size();
-    if options.dtype == Dtype::Uint16 && size > 1 << 16 {
-        return Err(Error::Usage(format!(
-            "--dtype uint16 holds ids below 65536, and the vocabulary has {size}; use int32"
-        )));
-    }
-    if options.threads == Some(0) {
-        return Err(Error::Usage("--num_threads must be at least 1".to_owned()));
-    }
-    for path in [Some(&options.output), options.validation.as_ref().map(|(path, _)| path)] {
-        if path.is_some_and(|path| source.inputs().iter().any(|input| input.path == *path)) {
-            return Err(Error::Usage("the output is one of the inputs".to_owned()));
-        }
-    }
-    check_specials(tokenizer, source, options)?;
-    end_id(tokenizer, options).map(drop)
-}
-
-/// What a killed run left to resume, where that is asked for; it belongs to this job.
-fn check_resume(
-    tokenizer: &Tokenizer,
-    source: &TextSource,
-    options: &TokenizeOptions,
-) -> Result<Option<Found>> {
-    if !options.resume {
-        return Ok(None);
-    }
-    if options.in_memory {
-        return Err(Error::Usage(
-            "--resume has no effect with --method in-memory, which writes at the end".to_owned(),
-        ));
-    }
-    let found = Found::beside(&options.output)?;
-    let job = job_of(canonical::fingerprint(&tokenizer.parts()), source, options)?;
-    if let Some(found) = &found {
-        found.check(&job, &options.output)?;
-    }
-    Ok(found)
-}
-
-/// What a run must have in common with one that it resumes.
-fn job_of(
-    fingerprint: String,
-    source: &TextSource,
-    options: &TokenizeOptions,
-) -> Result<resume_point::Job> {
-    let mut settings: BTreeMap<String, String> = source.settings().into_iter().collect();
-    let (path, fraction) = match &options.validation {
-        Some((path, fraction)) => (path.display().to_string(), fraction.to_string()),
-        None => ("none".to_owned(), "none".to_owned()),
-    };
-    let special = format!("{:?}", options.special);
-    let end = options.end_of_document.clone().unwrap_or_else(|| "none".to_owned());
-    for (name, value) in [
-        ("dtype", options.dtype.name().to_owned()),
-        ("no_special_tokens", special),
-        ("end_of_document", end),
-        ("val_output_path", path),
-        ("val_fraction", fraction),
-    ] {
-        settings.insert(name.to_owned(), value);
-    }
-    resume_point::Job::new(fingerprint, settings, source.inputs())
-}
-
-fn check_specials(
-    tokenizer: &Tokenizer,
-    source: &TextSource,
-    options: &TokenizeOptions,
-) -> Result<()> {
-    if let Some(token) = options.end_of_document.as_deref()
-        && !source.has_documents()
-    {
-        return Err(Error::Usage(format!(
-            "--end_of_document {token} has no effect on a single text, which is kept as it is"
-        )));
-    }
-    // Text is cut before it is decoded, so a token that decoding can make would be cut in two.
-    let is_made = |(token, _): &(String, u32)| token.contains(char::REPLACEMENT_CHARACTER);
-    if source.errors() == DecodeErrors::Replace
-        && options.special != SpecialHandling::AsText
-        && tokenizer.special_tokens().iter().any(is_made)
-    {
-        return Err(Error::Usage(
-            "--errors replace cannot be used with a special token that holds U+FFFD".to_owned(),
-        ));
-    }
-    Ok(())
 }
 
 fn end_id(tokenizer: &Tokenizer, options: &TokenizeOptions) -> Result<Option<u32>> {
@@ -201,35 +115,6 @@ pub fn slice_bytes(threads: Option<usize>) -> usize {
     (SLICES / threads).clamp(1 << 16, 1 << 20)
 }
 
-/// One slice's ids, on their way from an encoder to the writer.
-#[derive(Default)]
-struct Output {
-    number: u64,
-    train: Part,
-    validation: Part,
-    /// Why there is nothing of this slice; told when its turn comes, so that of several errors
-    /// the first in the text is the one.
-    failure: Option<Error>,
-}
-
-#[derive(Default)]
-struct Part {
-    ids: Vec<u32>,
-    counts: Counts,
-}
-
-impl Output {
-    fn clear(&mut self) {
-        for part in [&mut self.train, &mut self.validation] {
-            part.ids.clear();
-            // One that a long record has swollen.
-            part.ids.shrink_to(LARGEST_KEPT / 4);
-            part.counts = Counts::default();
-        }
-        self.failure = None;
-    }
-}
-
 /// Runs the job. `progress` is told the bytes read; nothing appears unless all went well.
 pub fn tokenize_files(
     tokenizer: &Tokenizer,
@@ -249,8 +134,11 @@ pub fn tokenize_files(
     let mut writers = Writers::open(options, found)?;
     let begun = writers.position;
     let fingerprint = canonical::fingerprint(&tokenizer.parts());
-    let noted =
-        if options.in_memory { None } else { job_of(fingerprint.clone(), source, options).ok() };
+    let noted = if options.in_memory || options.is_shard {
+        None
+    } else {
+        job_of(fingerprint.clone(), source, options).ok()
+    };
     let keeper = Keeper::new(
         writers.paths.clone(),
         writers.files()?,
@@ -299,7 +187,9 @@ pub fn tokenize_files(
 /// That validation got something, and training too.
 fn check_split(options: &TokenizeOptions, training: u64, validation: u64) -> Result<()> {
     let documents = training + validation;
-    let Some((_, fraction)) = &options.validation else { return Ok(()) };
+    let Some((_, fraction)) = options.validation.as_ref().filter(|_| !options.is_shard) else {
+        return Ok(());
+    };
     if documents < 2 {
         return Err(Error::Usage(format!(
             "--val_fraction needs several documents, and the text is one; \
@@ -337,12 +227,17 @@ fn separator_id(tokenizer: &Tokenizer, options: &TokenizeOptions) -> Option<u32>
 
 fn split_of(tokenizer: &Tokenizer, options: &TokenizeOptions) -> Result<Option<Split>> {
     let Some((_, fraction)) = &options.validation else { return Ok(None) };
-    let specials: Vec<&str> = match options.special {
+    let (separator, specials) = separators(tokenizer, options.special);
+    Split::new(*fraction, separator, &specials).map(Some)
+}
+
+/// What ends a document within a text, if anything does, and the special tokens in it.
+fn separators(tokenizer: &Tokenizer, special: SpecialHandling) -> (Option<&str>, Vec<&str>) {
+    let specials: Vec<&str> = match special {
         SpecialHandling::AsText => Vec::new(),
         _ => tokenizer.special_tokens().iter().map(|(text, _)| text.as_str()).collect(),
     };
-    let separator = specials.iter().copied().find(|&token| token == SEPARATOR);
-    Split::new(*fraction, separator, &specials).map(Some)
+    (specials.iter().copied().find(|&token| token == SEPARATOR), specials)
 }
 
 /// What separates documents within a text.
@@ -418,6 +313,9 @@ impl Job<'_, '_> {
             let ids = &part.ids[first..];
             part.counts.add_ids(ids);
             part.counts.documents += self.documents_in(&piece, ids);
+            if self.options.is_shard {
+                self.add_ends(&piece, first, ids, &mut part.ends);
+            }
             part.counts.text_bytes += match piece.content {
                 Content::Text(text) => text.len() as u64,
                 Content::Byte(_) => 1,
@@ -449,6 +347,19 @@ impl Job<'_, '_> {
             ids.push(end);
         }
         Ok(())
+    }
+
+    /// Where documents end in the piece, whose `ids` begin at `first` of the slice.
+    fn add_ends(&self, piece: &Piece<'_>, first: usize, ids: &[u32], ends: &mut Vec<u64>) {
+        let end = (first + ids.len()) as u64;
+        if piece.is_record || self.options.validation.is_some() {
+            ends.extend(piece.ends_document.then_some(end));
+            return;
+        }
+        let separators = ids.iter().enumerate().filter(|(_, id)| Some(**id) == self.separator_id);
+        ends.extend(separators.map(|(place, _)| (first + place + 1) as u64));
+        let goes_on = ids.last().is_some_and(|&id| Some(id) != self.separator_id);
+        ends.extend((piece.ends_document && goes_on).then_some(end));
     }
 
     /// How many documents end in the piece: at separators, and with the input.
@@ -498,99 +409,5 @@ fn write_in_order(
             let _ = free.send(output);
         }
     }
-    Ok(())
-}
-
-/// The outputs, and what they hold so far.
-struct Writers {
-    train: TokenWriter,
-    validation: Option<TokenWriter>,
-    paths: Vec<PathBuf>,
-    position: Position,
-    /// With `--method in-memory`: the ids, until the end.
-    held: Option<(Vec<u32>, Vec<u32>)>,
-}
-
-impl Writers {
-    /// New outputs, or those of the run that was found.
-    fn open(options: &TokenizeOptions, found: Option<Found>) -> Result<Self> {
-        let validation = options.validation.as_ref().map(|(path, _)| path);
-        let paths: Vec<&Path> =
-            [&options.output].into_iter().chain(validation).map(PathBuf::as_path).collect();
-        let position = found.map(|found| found.claim(&paths)).transpose()?;
-        for path in &paths {
-            resume_point::sweep(path);
-        }
-        let dtype = options.dtype;
-        let open = |path: &Path, tokens: fn(&Position) -> u64| match &position {
-            Some(position) => {
-                TokenWriter::resume(path, dtype, tokens(position) * dtype.size() as u64)
-            }
-            None => TokenWriter::create(path, dtype),
-        };
-        Ok(Self {
-            train: open(&options.output, |position| position.train.tokens)?,
-            validation: validation
-                .map(|path| open(path, |position| position.validation.tokens))
-                .transpose()?,
-            paths: paths.into_iter().map(Path::to_owned).collect(),
-            position: Position { is_whole: false, ..position.unwrap_or_default() },
-            held: options.in_memory.then(Default::default),
-        })
-    }
-
-    fn files(&self) -> Result<Vec<File>> {
-        [&self.train].into_iter().chain(&self.validation).map(TokenWriter::file).collect()
-    }
-
-    fn write(&mut self, output: &Output) -> Result<()> {
-        self.position.slices += 1;
-        self.position.train.add(&output.train.counts);
-        self.position.validation.add(&output.validation.counts);
-        if let Some((train, validation)) = &mut self.held {
-            return hold(train, &output.train.ids)
-                .and_then(|()| hold(validation, &output.validation.ids));
-        }
-        self.write_ids(&output.train.ids, &output.validation.ids)
-    }
-
-    fn write_ids(&mut self, train: &[u32], validation: &[u32]) -> Result<()> {
-        self.train.write(train)?;
-        match &mut self.validation {
-            Some(writer) => writer.write(validation),
-            None => Ok(()),
-        }
-    }
-
-    /// Hands everything written so far to the system, and says how far that is.
-    fn flush(&mut self) -> Result<Position> {
-        self.train.flush()?;
-        if let Some(writer) = &mut self.validation {
-            writer.flush()?;
-        }
-        Ok(self.position)
-    }
-
-    fn keep(self) {
-        self.train.keep();
-        self.validation.into_iter().for_each(TokenWriter::keep);
-    }
-
-    fn finish(&mut self, origin: &Origin) -> Result<Summary> {
-        if let Some((train, validation)) = self.held.take() {
-            self.write_ids(&train, &validation)?;
-        }
-        let Position { train, validation, .. } = self.position;
-        if let Some(writer) = &mut self.validation {
-            writer.finish(&validation, origin)?;
-        }
-        let checksum = self.train.finish(&train, origin)?;
-        Ok(Summary { train, validation, checksum, ..Summary::default() })
-    }
-}
-
-fn hold(held: &mut Vec<u32>, ids: &[u32]) -> Result<()> {
-    reserve(held, ids.len())?;
-    held.extend_from_slice(ids);
     Ok(())
 }

@@ -10,6 +10,7 @@ __all__ = [
     "Counts",
     "EncodeIterator",
     "Learner",
+    "ShardInputs",
     "StreamDecoder",
     "TokenizeJob",
     "Tokenizer",
@@ -156,6 +157,24 @@ class TokenizeJob:
         max_record_bytes: int,
         slice_bytes: int | None,
     ) -> TokenizeJob: ...
+    @staticmethod
+    def of_shard(
+        tokenizer: Tokenizer,
+        files: Sequence[tuple[str, int, int, bool, int, int]],
+        output: str,
+        *,
+        has_documents: bool,
+        val_output: str,
+        val_fraction: float | None,
+        dtype: str,
+        special: str,
+        end_of_document: str | None,
+        num_threads: int | None,
+        in_memory: bool,
+        errors: str,
+        text_field: str | None,
+        max_record_bytes: int,
+    ) -> TokenizeJob: ...
     @property
     def files(self) -> int: ...
     @property
@@ -165,3 +184,33 @@ class TokenizeJob:
     @property
     def is_resumable(self) -> bool: ...
     def run(self, progress: Callable[[int, int, int], object] | None) -> dict[str, Any]: ...
+
+@final
+class ShardInputs:
+    def __new__(
+        cls,
+        paths: Sequence[str],
+        *,
+        errors: str,
+        text_field: str | None,
+        max_record_bytes: int,
+        left_out: Sequence[str],
+    ) -> ShardInputs: ...
+    @property
+    def files(self) -> list[tuple[str, int, int, bool]]: ...
+    @property
+    def has_documents(self) -> bool: ...
+    @property
+    def skipped(self) -> list[str]: ...
+    def check(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        dtype: str,
+        special: str,
+        end_of_document: str | None,
+        val_fraction: float | None,
+        num_threads: int | None,
+    ) -> str | None: ...
+    def cuts(self, tokenizer: Tokenizer, special: str, count: int) -> list[tuple[int, int]]: ...
+    def sample(self, tokenizer: Tokenizer, special: str) -> tuple[int, int]: ...

@@ -4,6 +4,7 @@ mod checksum;
 mod errors;
 mod job;
 mod learn;
+mod shards;
 mod tokenize_files;
 mod tokenizer;
 
@@ -15,6 +16,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<checksum::Checksum>()?;
     module.add_class::<learn::Learner>()?;
     module.add_class::<learn::Counts>()?;
+    module.add_class::<shards::ShardInputs>()?;
     module.add_class::<tokenize_files::TokenizeJob>()?;
     module.add_class::<tokenizer::Tokenizer>()?;
     module.add_class::<tokenizer::EncodeIterator>()?;

@@ -11,9 +11,9 @@ use super::tokenizer::{Tokenizer, handling};
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::resume_point;
-use crate::text_source::{DecodeErrors, SourceOptions, TextSource};
+use crate::text_source::{DecodeErrors, Input, SourceOptions, TextSource};
 use crate::token_file::{self, Counts, Dtype};
-use crate::tokenize_files::{self, TokenizeOptions};
+use crate::tokenize_files::{self, Checksums, TokenizeOptions};
 
 /// A checked job.
 #[pyclass(frozen, module = "lmkit._core")]
@@ -74,7 +74,65 @@ impl TokenizeJob {
             force,
             resume,
             note_every: note_every.map_or(resume_point::EVERY, Duration::from_secs_f64),
+            is_shard: false,
         };
+        py.detach(|| tokenize_files::check(inner, &source, &options))?;
+        Ok(Self { tokenizer, source, options })
+    }
+
+    /// The job of one shard: files with size, time of change, whether they were found in a folder,
+    /// and which of their bytes are read.
+    #[staticmethod]
+    #[pyo3(signature = (
+        tokenizer, files, output, *, has_documents, val_output, val_fraction, dtype, special,
+        end_of_document, num_threads, in_memory, errors, text_field, max_record_bytes
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments, one an option")]
+    fn of_shard(
+        py: Python<'_>,
+        tokenizer: Py<Tokenizer>,
+        files: Vec<(PathBuf, u64, u64, bool, u64, u64)>,
+        output: PathBuf,
+        has_documents: bool,
+        val_output: PathBuf,
+        val_fraction: Option<f64>,
+        dtype: &str,
+        special: &str,
+        end_of_document: Option<String>,
+        num_threads: Option<usize>,
+        in_memory: bool,
+        errors: &str,
+        text_field: Option<String>,
+        max_record_bytes: u64,
+    ) -> PyResult<Self> {
+        let reading = SourceOptions {
+            errors: DecodeErrors::new(errors)?,
+            text_field,
+            max_record_bytes,
+            slice_bytes: tokenize_files::slice_bytes(num_threads),
+        };
+        let files = files.into_iter().map(|(path, size, modified_ns, found, start, end)| Input {
+            path,
+            size,
+            found,
+            modified_ns,
+            range: Some(start..end),
+        });
+        let source = TextSource::planned(files.collect(), has_documents, reading)?;
+        let options = TokenizeOptions {
+            output,
+            validation: val_fraction.map(|fraction| (val_output, fraction)),
+            dtype: Dtype::new(dtype)?,
+            special: handling(special)?,
+            end_of_document,
+            threads: num_threads,
+            in_memory,
+            force: false,
+            resume: false,
+            note_every: resume_point::EVERY,
+            is_shard: true,
+        };
+        let inner = tokenizer.get().inner();
         py.detach(|| tokenize_files::check(inner, &source, &options))?;
         Ok(Self { tokenizer, source, options })
     }
@@ -114,8 +172,12 @@ impl TokenizeJob {
             tokenize_files::tokenize_files(tokenizer, &self.source, &self.options, &watch)
         };
         let summary = job::run(py, &watch, progress, work)??;
+        let is_shard = self.options.is_shard;
         let result = counts(py, &summary.train)?;
-        result.set_item("checksum", &summary.checksum)?;
+        result.set_item("checksum", &summary.checksums.ids)?;
+        if is_shard {
+            result.set_item("documents_checksum", &summary.checksums.document_ends)?;
+        }
         result.set_item("seconds", summary.seconds)?;
         if self.options.resume {
             result.set_item("resumed_bytes", summary.resumed_bytes)?;
@@ -129,7 +191,13 @@ impl TokenizeJob {
             .collect();
         result.set_item("skipped", skipped)?;
         if self.options.validation.is_some() {
-            result.set_item("validation", counts(py, &summary.validation)?)?;
+            let validation = counts(py, &summary.validation)?;
+            if is_shard {
+                let Checksums { ids, document_ends } = &summary.val_checksums;
+                validation.set_item("checksum", ids)?;
+                validation.set_item("documents_checksum", document_ends)?;
+            }
+            result.set_item("validation", validation)?;
         }
         Ok(result)
     }

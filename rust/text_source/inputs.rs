@@ -1,7 +1,9 @@
 //! What a user names → the files meant, in order: files, folders, globs, `-`.
 
 use std::fs::{self, Metadata};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use crate::error::{Error, Result};
 
@@ -17,9 +19,26 @@ pub struct Input {
     pub size: u64,
     /// Found in a folder: files that are not text are passed over, and said so.
     pub found: bool,
+    /// Its time of change, in nanoseconds since 1970; 0 where the system cannot say.
+    pub modified_ns: u64,
+    /// Of a shard's inputs: which of its bytes are read; all of them, or a part of plain text. Size
+    /// and time are its plan's then, and a file that has others is refused.
+    pub range: Option<Range<u64>>,
+}
+
+/// The time of change of a file, in nanoseconds since 1970; 0 where the system cannot say.
+pub fn modified_ns(metadata: &Metadata) -> u64 {
+    let modified = metadata.modified().ok();
+    let age = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    u64::try_from(age.as_nanos()).unwrap_or_default()
 }
 
 impl Input {
+    /// How many bytes on disk are read of it.
+    pub fn bytes(&self) -> u64 {
+        self.range.as_ref().map_or(self.size, |range| range.end - range.start)
+    }
+
     /// Whether this is standard input.
     pub fn is_stdin(&self) -> bool {
         self.path.as_os_str() == STDIN
@@ -67,7 +86,8 @@ impl Inputs {
 
     fn add(&mut self, path: &Path) -> Result<()> {
         if path.as_os_str() == STDIN {
-            self.list.push(Input { path: path.to_owned(), size: 0, found: false });
+            let path = path.to_owned();
+            self.list.push(Input { path, size: 0, found: false, modified_ns: 0, range: None });
             return Ok(());
         }
         match fs::metadata(path) {
@@ -85,7 +105,8 @@ impl Inputs {
 
     fn add_file(&mut self, path: PathBuf, metadata: &Metadata, found: bool) {
         let size = if metadata.is_file() { metadata.len() } else { 0 };
-        self.list.push(Input { path, size, found });
+        let modified_ns = modified_ns(metadata);
+        self.list.push(Input { path, size, found, modified_ns, range: None });
     }
 
     fn add_glob(&mut self, path: &Path, pattern: &str) -> Result<()> {

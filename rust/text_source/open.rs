@@ -1,12 +1,12 @@
 //! A file → its text as a stream of bytes, or a plain file to read in slices: decompression by
 //! content, and a file that changes its size meanwhile is an error.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::inputs::Input;
+use super::inputs::{Input, modified_ns};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -36,14 +36,42 @@ pub(super) fn open<'p>(input: &Input, progress: &'p Progress) -> Result<Opened<'
         let pipe = Pipe { file, progress };
         return by_content(pipe, input);
     }
-    let file = Arc::new(PlainFile { file, path: input.path.clone(), size: metadata.len() });
-    let mut head = vec![0; HEAD.min(usize::try_from(metadata.len()).unwrap_or(HEAD))];
-    file.read_exact_at(&mut head, 0)?;
+    check_unchanged(input, &metadata)?;
+    let whole = metadata.len();
+    let range = input.range.clone().unwrap_or(0..whole);
+    let path = input.path.clone();
+    let (start, size) = (range.start, range.end - range.start);
+    let file = Arc::new(PlainFile { file, path, start, size, whole });
+    let mut head = vec![0; HEAD.min(usize::try_from(whole).unwrap_or(HEAD))];
+    file.read_absolute(&mut head, 0)?;
     match compression_of(&head) {
+        Some(_) if size < whole => Err(Error::Internal(format!(
+            "{}: a part of a compressed file was asked for",
+            input.path.display()
+        ))),
         Some(_) => by_content(file.reader(progress), input),
         None if input.found && memchr::memchr(0, &head).is_some() => Ok(Opened::NotText),
         None => Ok(Opened::Plain(file)),
     }
+}
+
+/// That a file which a plan speaks of is as it was then.
+fn check_unchanged(input: &Input, metadata: &Metadata) -> Result<()> {
+    let is_same = metadata.len() == input.size && modified_ns(metadata) == input.modified_ns;
+    if input.range.is_none() || is_same {
+        return Ok(());
+    }
+    let path = input.path.display();
+    Err(Error::Mismatch(format!("{path}: has changed since the shards were planned")))
+}
+
+/// How many line ends come before `offset` in the plain file at `path`.
+pub(super) fn lines_before(path: &Path, offset: u64) -> Result<u64> {
+    let refused = |error| Error::io(path, error);
+    let file = open_file(path).map_err(refused)?;
+    let whole = file.metadata().map_err(refused)?.len();
+    let file = PlainFile { file, path: path.to_owned(), start: 0, size: whole, whole };
+    file.lines_before(offset)
 }
 
 fn by_content<'p>(mut raw: impl Read + Send + 'p, input: &Input) -> Result<Opened<'p>> {
@@ -88,17 +116,33 @@ pub(super) fn converted(path: &Path, compression: Option<&str>, error: io::Error
     }
 }
 
-/// A regular file of known size, read by position from any thread.
+/// A regular file of known size, or a range of one, read by position from any thread. Positions
+/// count from the range's start.
 #[derive(Debug)]
 pub(super) struct PlainFile {
     file: File,
     pub(super) path: PathBuf,
+    /// Where in the file the range begins.
+    pub(super) start: u64,
+    /// Bytes of the range.
     pub(super) size: u64,
+    /// Bytes of the file.
+    whole: u64,
 }
 
 impl PlainFile {
+    /// Whether the range ends where the file does.
+    pub(super) fn ends_file(&self) -> bool {
+        self.start + self.size == self.whole
+    }
+
     /// Fills `buffer` from `offset`, all of which lies below `size`.
-    pub(super) fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
+    pub(super) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.read_absolute(buffer, self.start + offset)
+    }
+
+    /// The same from `offset` in the file.
+    fn read_absolute(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
         while !buffer.is_empty() {
             match read_at(&self.file, buffer, offset) {
                 Ok(0) => return Err(self.changed()),
@@ -116,23 +160,23 @@ impl PlainFile {
     /// That the file still has the size it was opened with; asked when its end was read.
     pub(super) fn check_size(&self) -> Result<()> {
         let metadata = self.file.metadata().map_err(|error| Error::io(&self.path, error))?;
-        if metadata.len() == self.size { Ok(()) } else { Err(self.changed()) }
+        if metadata.len() == self.whole { Ok(()) } else { Err(self.changed()) }
     }
 
-    /// How many line ends come before `offset`; for messages, since it reads all of it.
+    /// How many line ends come before `offset` in the file; for messages, since it reads all of it.
     pub(super) fn lines_before(&self, offset: u64) -> Result<u64> {
         let mut buffer = vec![0; 1 << 16];
         let (mut at, mut lines) = (0, 0);
         while at < offset {
             let count = usize::try_from(offset - at).map_or(buffer.len(), |n| n.min(buffer.len()));
-            self.read_exact_at(&mut buffer[..count], at)?;
+            self.read_absolute(&mut buffer[..count], at)?;
             lines += memchr::memchr_iter(b'\n', &buffer[..count]).count() as u64;
             at += count as u64;
         }
         Ok(lines)
     }
 
-    /// The whole file as a stream.
+    /// The whole range as a stream.
     pub(super) fn reader<'p>(
         self: &Arc<Self>,
         progress: &'p Progress,

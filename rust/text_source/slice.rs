@@ -20,7 +20,7 @@ pub(super) struct Segment {
     pub(super) input: usize,
     /// Where the stretch begins in the input's text.
     pub(super) offset: u64,
-    /// One-based line it begins in; 0 where nobody counted.
+    /// One-based line it begins in, of the range that is read; 0 where nobody counted.
     pub(super) line: u64,
     /// Whether it is one line of JSON, holding the text.
     pub(super) is_record: bool,
@@ -164,9 +164,10 @@ impl Slice {
 
     fn add_record(&mut self, line: &[u8], segment: &Segment, reading: &Reading<'_>) -> Result<()> {
         let path = &reading.inputs[segment.input].path;
-        let malformed = |why| Error::MalformedFile {
-            path: path.clone(),
-            why: format!("line {}: {why}", segment.line),
+        let malformed = |why| Error::MalformedFile { path: path.clone(), why };
+        let malformed = |why| match reading.line_of(segment) {
+            Ok(line) => malformed(format!("line {line}: {why}")),
+            Err(error) => error,
         };
         if reading.errors == DecodeErrors::Strict
             && let Err(error) = std::str::from_utf8(line)
@@ -234,7 +235,7 @@ impl Slice {
     fn not_utf8(&self, raw: &[u8], at: usize, segment: &Segment, reading: &Reading<'_>) -> Error {
         let before = match &self.file {
             Some(file) if segment.line == 0 => file.lines_before(segment.offset).map(|n| n + 1),
-            _ => Ok(segment.line),
+            _ => reading.line_of(segment),
         };
         match before {
             Ok(before) => Error::NotUtf8 {

@@ -20,6 +20,8 @@ pub(super) struct Stream<'p> {
     pub(super) reader: Box<dyn Read + Send + 'p>,
     pub(super) compression: Option<&'static str>,
     pub(super) is_jsonl: bool,
+    /// Whether its end is that of the input, and not of a range that ends within it.
+    pub(super) ends_input: bool,
     pub(super) place: Place,
 }
 
@@ -31,7 +33,7 @@ pub(super) struct Place {
     carry: Vec<u8>,
     /// Of the carry's first byte, in the text.
     offset: u64,
-    /// Line ends before it.
+    /// Line ends before it, in the input or the range that is read of it.
     lines: u64,
     /// The stream has ended.
     ended: bool,
@@ -41,6 +43,13 @@ pub(super) struct Place {
     any_document: bool,
     /// Whether the current document goes to validation.
     in_validation: bool,
+}
+
+impl Place {
+    /// At `offset` of the input.
+    pub(super) fn at(offset: u64) -> Self {
+        Self { offset, ..Self::default() }
+    }
 }
 
 impl Stream<'_> {
@@ -127,7 +136,7 @@ impl Stream<'_> {
         }
         let is_owed = self.place.in_document || !self.place.any_document;
         if at < end || (self.place.ended && is_owed) {
-            segments.push(self.segment(base, at..end, self.place.ended));
+            segments.push(self.segment(base, at..end, self.place.ended && self.ends_input));
         }
         let mut line = self.place.lines + 1;
         for segment in &mut segments[first..] {

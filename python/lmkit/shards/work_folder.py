@@ -1,0 +1,123 @@
+"""A private folder inside a data set's, for what is not whole yet.
+
+Every process that works on a data set has one, under a name that no other process on any machine
+has; files are made there and renamed into the data set when they are whole and on disk, so that two
+that make the same file cannot meet. What dead processes of this machine left is swept by the next
+one; what others left, when the manifest is written.
+"""
+
+import hashlib
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from lmkit.errors import SystemRefusedError
+
+_ENDING = ".lmkit-tmp"
+
+
+@contextmanager
+def work_folder(folder: Path) -> Iterator["WorkFolder"]:
+    """A private folder in ``folder``, removed at the end with all that was not published.
+
+    Raises:
+        SystemRefusedError: it cannot be made.
+    """
+    work = WorkFolder(folder)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work.path, ignore_errors=True)
+
+
+class WorkFolder:
+    """A private folder; see :func:`work_folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / f".{_host()}.{os.getpid()}.{secrets.token_hex(4)}{_ENDING}"
+        try:
+            self.path.mkdir()
+        except OSError as error:
+            raise refused(folder, error) from error
+
+    def publish(self, name: str) -> None:
+        """Move the file called ``name``, which is on disk, to its place in the data set."""
+        try:
+            (self.path / name).replace(self.folder / name)
+        except OSError as error:
+            raise refused(self.folder / name, error) from error
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put a file called ``name`` in the data set, whole or not at all."""
+        try:
+            with (self.path / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise refused(self.folder / name, error) from error
+        self.publish(name)
+
+    def sync(self) -> None:
+        """Make what was published outlive a crash of the machine."""
+        if os.name == "nt":  # cannot open a folder; its renames are durable once the file is
+            return
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sweep(folder: Path, *, all_hosts: bool = False) -> None:
+    """Remove the work folders in ``folder`` whose processes are dead.
+
+    Args:
+        folder: a data set.
+        all_hosts: also those of other machines, of whose processes nothing is known here: for when
+            nothing is left to do.
+    """
+    for path in folder.glob(f".*{_ENDING}"):
+        host, _, rest = path.name[1:].partition(".")
+        process = rest.partition(".")[0]
+        is_ours = host == _host() and process.isdigit()
+        if (all_hosts and not is_ours) or (is_ours and not _is_alive(int(process))):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def refused(path: Path, error: OSError) -> SystemRefusedError:
+    """What the system said, as an error that names the file."""
+    return SystemRefusedError(f"{path}: {(error.strerror or str(error)).lower()}")
+
+
+@cache
+def _host() -> str:
+    """This machine since its start, and this container: where a process number means one thing."""
+    parts = [socket.gethostname()]
+    for path, read in (
+        ("/proc/sys/kernel/random/boot_id", lambda path: Path(path).read_text("ascii")),
+        ("/proc/self/ns/pid", os.readlink),
+    ):
+        try:
+            parts.append(read(path))
+        except OSError:  # another system
+            parts.append("")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # nobody can say without opening the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
