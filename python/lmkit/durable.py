@@ -1,4 +1,4 @@
-"""Bytes to a file that is either whole or not there, whatever happens meanwhile.
+"""Bytes to a file, or files to a folder, that is either whole or not there, whatever happens.
 
 A file is written beside its final name, flushed, synced and renamed, and then its folder is synced,
 so that a crash of the process or of the machine leaves the old file or the new one. The cost is two
@@ -6,6 +6,8 @@ disk syncs a file; for lines that are only ever appended (a log) it is the wrong
 """
 
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import BinaryIO
 from lmkit.errors import SystemRefusedError
 
 TEMPORARY_SUFFIX = ".tmp"
+FOLDER_SUFFIX = ".lmkit-tmp"  # of folders, which stand among files of others
 
 
 @contextmanager
@@ -39,6 +42,75 @@ def write_durably(path: Path, content: bytes) -> None:
     """Replace the file at ``path`` by ``content``."""
     with durable_file(path) as file:
         file.write(content)
+
+
+@contextmanager
+def durable_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; it appears as ``path`` when the block ends without an error.
+
+    What is at ``path`` already is replaced as a whole: whether it may be is the caller's to know.
+    What writers that were killed left of the same folder is removed.
+    """
+    sweep_dead_folders(path)
+    partial, old = (_beside(path, f"{os.getpid()}{end}") for end in ("", ".old"))
+    try:
+        partial.mkdir()
+        yield partial
+        for file in partial.iterdir():
+            sync_file(file)
+        sync_folder(partial)
+        if path.exists():
+            path.replace(old)
+        partial.replace(path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        if old.exists() and not path.exists():
+            old.replace(path)
+        if isinstance(error, OSError) and not isinstance(error, SystemRefusedError):
+            raise refused("write", path, error) from error
+        raise
+    finally:
+        for folder in (partial, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_dead_folders(path: Path) -> None:
+    """Remove what killed writers of the folder ``path`` left beside it.
+
+    One that was killed between its two renames left the old folder alone: it is put back.
+    """
+    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.old)?{re.escape(FOLDER_SUFFIX)}")
+    try:
+        found = [(name.fullmatch(one.name), one) for one in path.parent.iterdir()]
+    except OSError as error:
+        raise refused("write", path, error) from error
+    for match, folder in found:
+        if match is None or _is_alive(int(match[1])):
+            continue
+        if match[2] and not path.exists():
+            folder.replace(path)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _beside(path: Path, words: str) -> Path:
+    return path.with_name(f".{path.name}.{words}{FOLDER_SUFFIX}")
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file outlive a crash of the machine."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -22,6 +22,8 @@ COMMANDS = {
     "evaluate": "Measure a checkpoint on a token file.",
     "generate": "Let a checkpoint continue a prompt.",
     "plot": "Draw the curves of one or more runs.",
+    "export": "Write a model for Hugging Face transformers, or its bare weights.",
+    "import": "Make a checkpoint of a model made elsewhere.",
     "convert": "Bring files of other tools in, and ours out.",
 }
 
@@ -40,7 +42,7 @@ def main(ctx: click.Context) -> None:
     """From raw text to a language model of your own.
 
     \b
-    text -> train-tokenizer -> tokenize -> train -> evaluate, generate
+    text -> train-tokenizer -> tokenize -> train -> evaluate, generate, export
 
     Begin with 'lmkit demo', which runs them all and shows each command.
     """  # noqa: D301 - \b is click's mark for lines to keep

@@ -1,6 +1,7 @@
 """A group of commands that are loaded when they are called, so that help comes at once."""
 
 import importlib
+import keyword
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,8 @@ class LazyGroup(click.Group):
     Args:
         commands: name -> what it does, in the order of use.
         package: where they are: the module of ``train-tokenizer`` is ``<package>.train_tokenizer``,
-            and its click command is named ``command``.
+            and its click command is named ``command``. A word that Python keeps for itself has one
+            underscore more there.
     """
 
     def __init__(
@@ -41,7 +43,10 @@ class LazyGroup(click.Group):
         name = cmd_name.replace("_", "-")
         if name not in self.sentences:
             return None
-        module = importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
+        module_name = name.replace("-", "_")
+        if keyword.iskeyword(module_name):
+            module_name += "_"
+        module = importlib.import_module(f"{self.package}.{module_name}")
         command: click.Command = module.command
         command.name = name
         return command

@@ -14,6 +14,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -81,7 +82,7 @@ def restore(
 ) -> None:
     """Copy the tensors of a checkpoint into a module and its optimizer, or touch neither."""
     model = uncompiled(model)
-    differences = _shape_differences(model.state_dict(), state["model"])
+    differences = shape_differences(model.state_dict(), state["model"])
     if differences:
         raise MismatchError(f"{name} is of another model: {'; '.join(differences)}")
     if optimizer is not None:
@@ -104,25 +105,31 @@ def load_model(
         name, state = read_latest(path, notice)
     else:
         name, state = os.fspath(path), read_checkpoint(path, notice)
-    missing = [part for part in ("config", "tokenizer") if part not in state]
-    if missing:
-        raise MismatchError(
-            f"{name} holds no {' and no '.join(missing)}: it is not the checkpoint of a run",
-            hint="load it with lmkit.lm.checkpoint.load_checkpoint into a model made for it",
-        )
-    stored = state["config"]  # one from before a field was thought of has the model's default
-    shape = {field: stored[field] for field in own_settings(ModelConfig) if field in stored}
-    model = Transformer(from_dict(ModelConfig, shape))
+    model = Transformer(run_shape(state, name))
     restore(state, model, None, name)
     if "average" in state:
         with torch.no_grad():
             for parameter_name, parameter in model.named_parameters():
                 parameter.copy_(state["average"][parameter_name])
+    stored: Mapping[str, Any] = state["config"]
     model.context_length = int(stored["context_length"])
     tokenizer = Tokenizer.from_json(state["tokenizer"])
     if stored.get("mask_documents"):
         model.document_end = end_of_document_id(tokenizer, "--mask_documents")
     return model.eval(), tokenizer
+
+
+def run_shape(state: Mapping[str, Any], name: str) -> ModelConfig:
+    """The model's shape, of the state of a training run; errors call the checkpoint ``name``."""
+    missing = [part for part in ("config", "tokenizer") if part not in state]
+    if missing:
+        raise MismatchError(
+            f"{name} holds no {' and no '.join(missing)}: it is not the checkpoint of a run",
+            hint=f"lmkit import {shlex.quote(name)} DIR --tokenizer PATH --n_heads N makes a run's",
+        )
+    stored = state["config"]  # one from before a field was thought of has the model's default
+    shape = {field: stored[field] for field in own_settings(ModelConfig) if field in stored}
+    return from_dict(ModelConfig, shape)
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -306,7 +313,7 @@ def _identity(path: Path) -> dict[str, Any]:
         return {"size": os.fstat(file.fileno()).st_size, "sha256": digest}
 
 
-def _shape_differences(
+def shape_differences(
     ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]
 ) -> list[str]:
     """A phrase for each parameter that only one side has or that differs in shape."""

@@ -19,12 +19,11 @@ from torch import Tensor
 from lmkit.config import SamplingConfig
 from lmkit.errors import LmkitError, MismatchError, UsageError
 from lmkit.lm.document_mask import last_document
+from lmkit.lm.end_of_text import END_OF_TEXT, end_of_text
 from lmkit.lm.model import Transformer
 
 if TYPE_CHECKING:
     from lmkit.tokenizer import Tokenizer
-
-END_OF_TEXT = "<|endoftext|>"
 
 
 class Piece(str):
@@ -59,9 +58,10 @@ def generate(
 ) -> Iterator[Piece]:
     """Continue ``prompt``; yields the new text in pieces, one sample after another.
 
-    A sample ends at ``<|endoftext|>``, which is not part of it, or after ``max_new_tokens``. An
-    empty prompt begins a text as those of the training data did, after an ``<|endoftext|>``. When
-    the model's ``context_length`` is full, it goes on from the last half of it.
+    A sample ends at ``<|endoftext|>`` (or what a tokenizer made elsewhere has for it), which is not
+    part of it, or after ``max_new_tokens``. An empty prompt begins a text as those of the training
+    data did, after such a token. When the model's ``context_length`` is full, it goes on from the
+    last half of it.
 
     Args:
         model: a trained model; nothing of it is altered.
@@ -88,7 +88,8 @@ def generate(
             f"the tokenizer has {tokenizer.vocab_size:,} ids, the model only "
             f"{model.config.vocab_size:,}: they do not belong together"
         )
-    end_id = _single_id(tokenizer, END_OF_TEXT)
+    end = end_of_text(tokenizer)
+    end_id = None if end is None else end[1]
     prompt_ids = list(tokenizer.encode(prompt))
     if not prompt_ids:
         if end_id is None:
@@ -176,8 +177,3 @@ def _known_ids(tokenizer: "Tokenizer", vocab_size: int) -> Tensor:
     known_V = torch.zeros(vocab_size, dtype=torch.bool)
     known_V[list(tokenizer.vocab)] = True
     return known_V
-
-
-def _single_id(tokenizer: "Tokenizer", token: str) -> int | None:
-    ids = list(tokenizer.encode(token))
-    return ids[0] if len(ids) == 1 else None

@@ -19,6 +19,7 @@ from lmkit.config_file import to_toml
 from lmkit.errors import MismatchError, UsageError
 from lmkit.lm import advice
 from lmkit.lm.batches import TokenBatches, fixed_windows
+from lmkit.lm.course_checkpoint import with_config
 from lmkit.lm.device import Device, compile_model, find_device, resolve, set_deterministic
 from lmkit.lm.distributed import Ranks
 from lmkit.lm.document_mask import end_of_document_id
@@ -170,6 +171,7 @@ def _start(given: TrainConfig | Mapping[str, object], report: Report) -> _Start:
     folder = str(settings.get("checkpoint_dir", TrainConfig.checkpoint_dir))
     name, state = open_checkpoint(str(typed), folder, report.notice)
     report.line(f"Loading checkpoint from {name}", event="loading", path=name)
+    state = with_config(state, settings, name, report.notice)
     config = resumed_config(settings, state, name, report.notice)
     _tell_what_has_ended(config, int(state["iteration"]), report)
     given_tokenizer = any(settings.get(flag) for flag in TOKENIZER_FLAGS)

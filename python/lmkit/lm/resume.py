@@ -103,7 +103,8 @@ def restore_run(
         {name: value for name, value in group.items() if name != "params"}
         for group in optimizer.param_groups
     ]
-    restore(state, model, optimizer, checkpoint)
+    # A model that was imported has no optimizer's state: it begins anew.
+    restore(state, model, optimizer if "optimizer" in state else None, checkpoint)
     for group, values in zip(optimizer.param_groups, own, strict=True):
         group.update(values)
     if average is not None and "average" in state:
@@ -214,12 +215,7 @@ def generator_states() -> dict[str, Any]:
 
 
 def _stored_config(state: Mapping[str, Any], checkpoint: str, notice: Notice) -> dict[str, object]:
-    stored: dict[str, object] | None = state.get("config")
-    if stored is None:
-        raise MismatchError(
-            f"{checkpoint} holds no configuration, so no run can be resumed from it",
-            hint="load it with lmkit.lm.checkpoint.load_checkpoint, which saved it",
-        )
+    stored: dict[str, object] = state["config"]
     known = settings(TrainConfig)
     unknown = sorted(stored.keys() - known.keys())
     if unknown:
