@@ -1,6 +1,7 @@
 """`python -m lmkit` and the console script: the command line, from arguments to exit code."""
 
 import os
+import re
 import signal
 import sys
 from types import FrameType
@@ -28,12 +29,14 @@ def _terminated(number: int, _frame: FrameType | None) -> None:
 def _outcome() -> int:
     import click
 
-    from lmkit.cli import call, main
+    from lmkit.cli import call
     from lmkit.errors import LmkitError
 
-    if "_LMKIT_COMPLETE" in os.environ:
-        main.main(prog_name="lmkit")  # a shell asks click for completions
     try:
+        if "_LMKIT_COMPLETE" in os.environ:
+            from lmkit.cli.completions import answer
+
+            return answer()
         return call(sys.argv[1:], color=False if os.environ.get("NO_COLOR") else None)
     except LmkitError as error:
         return _fail(str(error), error.hint, error.exit_code, error)
@@ -86,13 +89,26 @@ def _said(error: "object") -> tuple[str, str | None]:
     message, hint = getattr(error, "message", ""), None
     if isinstance(error, click.exceptions.MissingParameter | click.BadParameter):
         message = error.format_message()
-    near = getattr(error, "possibilities", None)
+    near = getattr(error, "possibilities", None) or _near_choices(error)
     if near:
         hint = f"did you mean {' or '.join(sorted(near))}?"
     elif isinstance(error, click.UsageError) and error.ctx is not None:
         hint = f"try {error.ctx.command_path} --help"
     message = message[:1].lower() + message[1:]
     return message.rstrip("."), hint
+
+
+def _near_choices(error: "object") -> list[str]:
+    """Of an option's choices those that are spelt much like what was typed."""
+    import click
+
+    from lmkit.cli.options import near_misses
+
+    if not isinstance(error, click.BadParameter) or error.param is None:
+        return []
+    typed = re.match(r"'(.+)' is not one of ", error.message)
+    choices = error.param.type.choices if isinstance(error.param.type, click.Choice) else ()
+    return near_misses(typed[1], map(str, choices)) if typed else []
 
 
 def _fail(message: str, hint: str | None, code: int, error: BaseException) -> int:

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from lmkit.config import GROUPS, from_dict, settings, to_dict
+from lmkit.config import GROUPS, TrainConfig, from_dict, settings, to_dict
 from lmkit.errors import MissingFileError, SystemRefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +27,31 @@ def to_toml(config: object) -> str:
         value = "none" if values[name] is None else values[name]
         tables.setdefault(one.group, {})[name] = value
     return tomli_w.dumps({group: tables[group] for group in GROUPS if group in tables})
+
+
+def explained_toml(values: Mapping[str, object]) -> str:
+    """Every setting of a training run as TOML, each under its sentence; unset ones in comments.
+
+    Args:
+        values: what the settings are, flat; what is absent or None is not set. Names that are no
+            settings come first, outside of the tables.
+    """
+    import textwrap
+
+    import tomli_w
+
+    known = settings(TrainConfig)
+    others = {name: one for name, one in values.items() if name not in known and one is not None}
+    lines = tomli_w.dumps(others).splitlines()
+    for group in GROUPS:
+        members = [one for one in known.values() if one.group == group]
+        lines += ["", f"[{group}]"] if members else []
+        for one in members:
+            value = values.get(one.name)
+            comment = textwrap.wrap(one.sentence, 96, initial_indent="# ", subsequent_indent="# ")
+            said = f"# {one.name} =" if value is None else tomli_w.dumps({one.name: value}).rstrip()
+            lines += [*comment, said]
+    return "\n".join(lines).strip() + "\n"
 
 
 def from_toml(config_class: type[Config], text: str) -> Config:

@@ -210,6 +210,12 @@ def test_misuse_of_a_choice_names_the_choices(text):
     assert "'lexicographic', 'huggingface'" in done.stderr
 
 
+def test_a_choice_that_is_nearly_one_is_suggested(text):
+    done = learn(text, "--tie_break", "hugingface")
+    assert done.returncode == 2
+    assert done.stderr.endswith("\nhint: did you mean huggingface?\n")
+
+
 def test_a_missing_input_is_misuse(text):
     done = learn(text.with_name("other.txt"))
     assert done.returncode == 2

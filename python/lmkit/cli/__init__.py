@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "Write a model for Hugging Face transformers, or its bare weights.",
     "import": "Make a checkpoint of a model made elsewhere.",
     "convert": "Bring files of other tools in, and ours out.",
+    "completion": "Print a script that lets a shell complete lmkit's words.",
 }
 
 

@@ -3,11 +3,14 @@
 import importlib
 import keyword
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lmkit.cli.options import CONTEXT, near_misses
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class LazyGroup(click.Group):
@@ -55,7 +58,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or name those that are spelt much like it."""
-        if not self.get_command(ctx, args[0]) and not args[0].startswith("-"):
+        known = self.get_command(ctx, args[0]) or args[0].startswith("-")
+        if not known and not ctx.resilient_parsing:
             raise click.NoSuchOption(
                 args[0],
                 f"no such command {args[0]!r}",
@@ -63,6 +67,16 @@ class LazyGroup(click.Group):
                 ctx=ctx,
             )
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """The commands that begin so, without loading them; after a dash the options."""
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        spelt = incomplete.replace("_", "-")
+        found = [name for name in self.sentences if name.startswith(spelt)]
+        return [CompletionItem(name, help=self.sentences[name]) for name in found]
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
         """Run the command; when whoever reads its output leaves, that is no failure."""

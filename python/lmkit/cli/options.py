@@ -11,21 +11,39 @@ import difflib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from lmkit.cli.completions import complete_by_metavar, of_metavar
 from lmkit.config import GROUPS, TrainConfig, settings
 from lmkit.config_file import flatten, read_toml
 from lmkit.errors import UsageError
 from lmkit.presets import PRESETS
 from lmkit.setting import Setting
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 # Options of every command, shown last.
 GENERAL = ("config", "json", "quiet", "help")
+# Where options that several commands have are shown, in commands of so many that groups help.
+LONG = 12
+SHARED = {
+    "Text": (
+        "data_path", "text_field", "errors", "end_of_document", "max_record_bytes", "num_threads",
+    ),
+    "Tokenizer": (
+        "tokenizer", "vocab_path", "merges_path", "special_token", "no_special_tokens", "pattern",
+    ),
+    "Output": (
+        "output_path", "method", "dtype", "val_fraction", "val_output_path", "force", "resume",
+        "dry_run",
+    ),
+}  # fmt: skip
 
 
 def near_misses(name: str, known: Iterable[str]) -> list[str]:
@@ -49,10 +67,11 @@ class Command(click.Command):
         # In a raw docstring click's mark for lines to keep is two characters.
         kwargs["help"] = (kwargs.get("help") or "").replace("\\b\n", "\b\n")
         super().__init__(*args, **kwargs)
+        complete_by_metavar(self.params)
         self.params.append(
             Option(
                 ["--config"],
-                type=click.Path(),
+                type=click.Path(dir_okay=False),
                 metavar="FILE",
                 is_eager=True,
                 expose_value=False,
@@ -63,24 +82,34 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse with dashes and underscores alike, after naming the environment's variables."""
-        _name_variables(self, ctx)
+        if not ctx.resilient_parsing:  # as while completing
+            _name_variables(self, ctx)
         return super().parse_args(ctx, _underscored(self, args))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, those of one group together, those of every command last."""
         groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            group = getattr(parameter, "group", None) or "Options"
-            if isinstance(parameter, click.Option) and flag_name(parameter) in GENERAL:
-                group = "General"
-            # What stands without a flag is explained in the command's text.
-            if record is not None and isinstance(parameter, click.Option):
+        # What stands without a flag is explained in the command's text.
+        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
+        for option in options:
+            record = option.get_help_record(ctx)
+            if record is not None:
+                group = _group_of(option, is_long=len(options) > LONG)
                 groups.setdefault(group, []).append(record)
         general = groups.pop("General")
         for group, records in (groups | {"General": general}).items():
             with formatter.section(GROUPS.get(group, group)):
                 formatter.write_dl(records)
+
+
+def _group_of(option: click.Option, *, is_long: bool) -> str:
+    """The group of the help page that an option is shown in."""
+    name = flag_name(option)
+    if name in GENERAL:
+        return "General"
+    own: str | None = getattr(option, "group", None)
+    shared = next((group for group, names in SHARED.items() if name in names), None)
+    return own or (shared if is_long else None) or "Options"
 
 
 def flag_name(option: click.Parameter) -> str:
@@ -184,6 +213,12 @@ class SettingType(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # 
             value = _number(value)
         checked = self.setting.check_given(value)
         return "none" if checked is None else checked
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> "list[CompletionItem]":
+        """The words that its metavar spells out, or files."""
+        return of_metavar(self.name, incomplete)
 
 
 def _number(text: str) -> object:

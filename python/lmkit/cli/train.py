@@ -1,6 +1,7 @@
 """`lmkit train`: token files and a tokenizer to a folder of checkpoints."""
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -8,13 +9,16 @@ import click
 from lmkit.cli.launch import as_words, checkpoint_after_restart, launch
 from lmkit.cli.options import (
     Command,
+    Option,
     config_options,
     given,
     json_option,
+    notices,
     preset_option,
     quiet_option,
 )
 from lmkit.cli.progress import progress_bar
+from lmkit.cli.resolved_config import print_config as say_config
 from lmkit.config import TrainConfig
 from lmkit.presets import PRESETS
 
@@ -22,28 +26,36 @@ if TYPE_CHECKING:
     from lmkit.lm.report import Report
 
 
+run_option = partial(click.option, cls=Option, group="Run")
+
+
 @click.command(cls=Command)
 @config_options(TrainConfig)
 @preset_option
-@click.option("--force", is_flag=True, help="Set a run that is in checkpoint_dir already aside.")
-@click.option(
+@run_option("--force", is_flag=True, help="Set a run that is in checkpoint_dir already aside.")
+@run_option(
     "--nproc",
     type=click.IntRange(min=1),
     default=1,
     metavar="N",
     help="Train with N processes of this machine, one a GPU; the batch stays that of all together.",
 )
-@click.option(
+@run_option(
     "--max_restarts",
     type=click.IntRange(min=0),
     default=0,
     metavar="N",
     help="With --nproc: begin again from the last checkpoint up to N times when a process dies.",
 )
-@click.option(
+@run_option(
     "--dry_run",
     is_flag=True,
     help="Check everything, print what the run would take, and stop before the first step.",
+)
+@run_option(
+    "--print_config",
+    is_flag=True,
+    help="Print every setting as it is resolved, as TOML that --config takes, and stop.",
 )
 @json_option
 @quiet_option
@@ -55,6 +67,7 @@ def command(
     preset: str | None,
     force: bool,
     dry_run: bool,
+    print_config: bool,
     nproc: int,
     max_restarts: int,
     as_json: bool,
@@ -71,8 +84,13 @@ def command(
     Examples:
       lmkit train --tokenizer tokenizer/ --train_data train.npy --preset small
       lmkit train --load_checkpoint latest --max_iters 200000
+      lmkit train --preset small --print_config > run.toml
     """  # noqa: D301 - \b is click's mark for lines to keep
     settings = given(values)
+    if print_config:
+        others = {"nproc": nproc, "max_restarts": max_restarts}
+        say_config(settings, preset, others, notices(quiet=quiet), as_json=as_json)
+        return
     if (nproc > 1 or max_restarts) and not dry_run and "WORLD_SIZE" not in os.environ:
         words = as_words({**settings, **_options(preset, force=force, json=as_json, quiet=quiet)})
         context.exit(launch(words, nproc, max_restarts))
