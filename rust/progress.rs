@@ -39,8 +39,14 @@ impl Progress {
         self.cancelled.store(true, Relaxed);
     }
 
+    /// Whether the call was asked to stop.
+    #[inline]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Relaxed)
+    }
+
     /// [`Error::Interrupted`] once the call was asked to stop.
     pub fn check(&self) -> Result<()> {
-        if self.cancelled.load(Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+        if self.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) }
     }
 }

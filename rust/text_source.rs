@@ -74,6 +74,8 @@ pub struct SourceOptions {
     pub text_field: Option<String>,
     /// The longest line of JSON, or stretch of text without a cut, that is taken.
     pub max_record_bytes: u64,
+    /// What somebody whose text has a longer one can do.
+    pub long_record_hint: &'static str,
     /// About how much text a slice holds.
     pub slice_bytes: usize,
 }
@@ -84,6 +86,7 @@ impl Default for SourceOptions {
             errors: DecodeErrors::Strict,
             text_field: None,
             max_record_bytes: 1 << 30,
+            long_record_hint: "--max_record_bytes sets the limit",
             slice_bytes: 1 << 20,
         }
     }
@@ -194,6 +197,7 @@ impl TextSource {
             errors: self.options.errors,
             text_field: self.options.text_field.as_deref().unwrap_or("text"),
             max_record_bytes: self.options.max_record_bytes,
+            long_record_hint: self.options.long_record_hint,
             slice_bytes: self.options.slice_bytes.min(limit),
             cut,
             split,
@@ -268,6 +272,7 @@ struct Reading<'s> {
     errors: DecodeErrors,
     text_field: &'s str,
     max_record_bytes: u64,
+    long_record_hint: &'s str,
     slice_bytes: usize,
     cut: &'s CutRule,
     split: Option<&'s Split>,
@@ -291,10 +296,9 @@ impl Reading<'_> {
         if length <= self.max_record_bytes {
             return Ok(());
         }
-        let limit = self.max_record_bytes;
+        let (limit, hint) = (self.max_record_bytes, self.long_record_hint);
         let why = format!(
-            "from byte offset {offset} on, more than {limit} bytes of text cannot be divided; \
-             --max_record_bytes sets the limit"
+            "from byte offset {offset} on, more than {limit} bytes of text cannot be divided; {hint}"
         );
         Err(Error::MalformedFile { path: path.to_owned(), why })
     }

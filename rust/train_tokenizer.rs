@@ -125,9 +125,17 @@ impl Trainer {
         leave_out: &[PathBuf],
     ) -> Result<TextSource> {
         let errors = DecodeErrors::new(errors)?;
-        let mut options = SourceOptions { errors, text_field, ..SourceOptions::default() };
-        if let Some(memory) = self.count.memory {
-            options.max_record_bytes = options.max_record_bytes.min(memory.max_record_bytes());
+        let mut options = SourceOptions {
+            errors,
+            text_field,
+            long_record_hint: "cut it into documents, or give another --pattern",
+            ..SourceOptions::default()
+        };
+        if let Some(memory) = self.count.memory
+            && memory.max_record_bytes() < options.max_record_bytes
+        {
+            options.max_record_bytes = memory.max_record_bytes();
+            options.long_record_hint = "a larger --memory_limit allows more";
         }
         let mut source = TextSource::new(paths, options)?;
         source.leave_out(leave_out);

@@ -7,6 +7,7 @@
 mod limit;
 mod table;
 
+use std::cmp::Ordering;
 use std::path::PathBuf;
 
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -327,11 +328,13 @@ impl PretokenCounts {
     pub(crate) fn sorted(&self, threads: &ThreadPool, progress: &Progress) -> Result<Vec<Counted>> {
         let mut all = self.different(threads, progress)?;
         // By place among equals: those words' bytes are then read in the order they lie in memory.
+        let place = |word: &Counted| (word.table, word.slot);
         threads.install(|| {
-            all.par_sort_unstable_by_key(|word| {
-                (std::cmp::Reverse(word.count), word.table, word.slot)
-            });
+            all.par_sort_unstable_by(until_cancelled(progress, |one: &Counted, other| {
+                other.count.cmp(&one.count).then_with(|| place(one).cmp(&place(other)))
+            }));
         });
+        progress.check()?;
         Ok(all)
     }
 
@@ -347,11 +350,14 @@ impl PretokenCounts {
         // Eight bytes tell most words apart without a look at the tables.
         keyed.extend(words.into_iter().map(|word| (self.with_bytes(word, first_eight), word)));
         threads.install(|| {
-            keyed.par_sort_unstable_by(|(one_key, one), (other_key, other)| {
-                one_key.cmp(other_key).then_with(|| {
-                    self.with_bytes(*one, |one| self.with_bytes(*other, |other| one.cmp(other)))
-                })
-            });
+            keyed.par_sort_unstable_by(until_cancelled(
+                progress,
+                |(one_key, one): &(u64, Counted), (other_key, other)| {
+                    one_key.cmp(other_key).then_with(|| {
+                        self.with_bytes(*one, |one| self.with_bytes(*other, |other| one.cmp(other)))
+                    })
+                },
+            ));
         });
         progress.check()?;
         Ok(keyed.into_iter().map(|(_, word)| word).collect())
@@ -419,6 +425,15 @@ impl PretokenCounts {
     pub(crate) fn with_bytes<T>(&self, word: Counted, take: impl FnOnce(&[u8]) -> T) -> T {
         self.counters[word.table as usize].table.with_bytes_at(word.slot as usize, take)
     }
+}
+
+/// `order`, by which everything is equal once the run was cancelled: the sort that uses it then ends
+/// after a look at each, in some order that nobody sees.
+fn until_cancelled<T>(
+    progress: &Progress,
+    order: impl Fn(&T, &T) -> Ordering + Sync,
+) -> impl Fn(&T, &T) -> Ordering + Sync {
+    move |one, other| if progress.is_cancelled() { Ordering::Equal } else { order(one, other) }
 }
 
 /// The first eight bytes as a number that sorts like them.

@@ -8,6 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::words::{Cell, Pair, Words};
 use crate::error::Result;
 use crate::memory::filled;
+use crate::progress::Progress;
 
 /// A pair that was found: its count, and its places, rising.
 #[derive(Debug)]
@@ -68,9 +69,10 @@ pub(super) fn byte_pairs<C: Cell>(
     words: &Words<C>,
     lens: &[u32],
     threads: &ThreadPool,
+    progress: &Progress,
     threshold: impl FnOnce(u64) -> u64,
 ) -> Result<(u64, Vec<Found>)> {
-    census(words, lens, threads, &Numbering::Bytes, threshold)
+    census(words, lens, threads, progress, &Numbering::Bytes, threshold)
 }
 
 /// All pairs of at least `threshold`, which is told the highest count.
@@ -78,15 +80,16 @@ pub(super) fn all_pairs<C: Cell>(
     words: &Words<C>,
     lens: &[u32],
     threads: &ThreadPool,
+    progress: &Progress,
     threshold: impl FnOnce(u64) -> u64,
 ) -> Result<(u64, Vec<Found>)> {
     let mut counts: FxHashMap<Pair, u64> = FxHashMap::default();
-    words.for_each_pair(0, words.len(), lens, |_, left, right, weight| {
+    words.for_each_pair(0, words.len(), lens, progress, |_, left, right, weight| {
         *counts.entry((left, right)).or_default() += weight;
-    });
+    })?;
     let threshold = threshold(counts.values().copied().max().unwrap_or(0));
     let kept = counts.into_iter().filter(|&(_, count)| count >= threshold).map(|(pair, _)| pair);
-    Ok((threshold, listed_pairs(words, lens, threads, kept)?))
+    Ok((threshold, listed_pairs(words, lens, threads, progress, kept)?))
 }
 
 /// These pairs, also those that occur nowhere.
@@ -94,36 +97,39 @@ pub(super) fn listed_pairs<C: Cell>(
     words: &Words<C>,
     lens: &[u32],
     threads: &ThreadPool,
+    progress: &Progress,
     pairs: impl IntoIterator<Item = Pair>,
 ) -> Result<Vec<Found>> {
     let pairs: FxHashSet<Pair> = pairs.into_iter().collect();
     let numbers = Numbering::Listed(pairs.into_iter().zip(0..).collect());
-    Ok(census(words, lens, threads, &numbers, |_| 0)?.1)
+    Ok(census(words, lens, threads, progress, &numbers, |_| 0)?.1)
 }
 
 fn census<C: Cell>(
     words: &Words<C>,
     lens: &[u32],
     threads: &ThreadPool,
+    progress: &Progress,
     numbers: &Numbering,
     threshold: impl FnOnce(u64) -> u64,
 ) -> Result<(u64, Vec<Found>)> {
     let stretches = words.stretches(threads.current_num_threads());
-    let tallies: Vec<Vec<Tally>> = threads.install(|| {
+    let tallies: Result<Vec<Vec<Tally>>> = threads.install(|| {
         stretches
             .par_iter()
             .map(|&(from, to)| {
                 let mut tallies = vec![Tally::default(); numbers.len()];
-                words.for_each_pair(from, to, lens, |_, left, right, weight| {
+                words.for_each_pair(from, to, lens, progress, |_, left, right, weight| {
                     if let Some(number) = numbers.of(left, right) {
                         tallies[number].count += weight;
                         tallies[number].places += 1;
                     }
-                });
-                tallies
+                })?;
+                Ok(tallies)
             })
             .collect()
     });
+    let tallies = tallies?;
     let count_of = |number: usize| tallies.iter().map(|tallies| tallies[number].count).sum::<u64>();
     let highest = (0..numbers.len()).map(count_of).max().unwrap_or(0);
     let threshold = threshold(highest);
@@ -146,16 +152,16 @@ fn census<C: Cell>(
         }
     }
     threads.install(|| {
-        stretches.par_iter().zip(&mut windows).for_each(|(&(from, to), windows)| {
-            words.for_each_pair(from, to, lens, |place, left, right, _| {
+        stretches.par_iter().zip(&mut windows).try_for_each(|(&(from, to), windows)| {
+            words.for_each_pair(from, to, lens, progress, |place, left, right, _| {
                 let Some(number) = numbers.of(left, right) else { return };
                 if let Some((next, rest)) = std::mem::take(&mut windows[number]).split_first_mut() {
                     *next = place;
                     windows[number] = rest;
                 }
-            });
-        });
-    });
+            })
+        })
+    })?;
     for (number, (pair, places)) in numbers.pairs().into_iter().zip(places).enumerate() {
         let count = count_of(number);
         if count >= threshold {

@@ -240,8 +240,12 @@ impl<'a, C: Cell> Learner<'a, C> {
         let least = options.min_frequency.max(1);
         let threshold = |highest: u64| (highest / (2 * options.vocab_size as u64)).max(least);
         let (threshold, found) = match spelling {
-            Spelling::Bytes(_) => census::byte_pairs(&words, &tokens.lens, threads, threshold)?,
-            Spelling::Merged { .. } => census::all_pairs(&words, &tokens.lens, threads, threshold)?,
+            Spelling::Bytes(_) => {
+                census::byte_pairs(&words, &tokens.lens, threads, progress, threshold)?
+            }
+            Spelling::Merged { .. } => {
+                census::all_pairs(&words, &tokens.lens, threads, progress, threshold)?
+            }
         };
         let mut pairs = Pairs::new(options.tie_break, threshold, options.max_token_length);
         for found in found {
@@ -292,7 +296,8 @@ impl<'a, C: Cell> Learner<'a, C> {
         let threshold = (self.pairs.threshold() / 4).max(least);
         self.pairs = Pairs::new(self.options.tie_break, threshold, self.options.max_token_length);
         let lens = &self.tokens.lens;
-        for found in census::all_pairs(&self.words, lens, self.threads, |_| threshold)?.1 {
+        let (words, threads, progress) = (&self.words, self.threads, self.progress);
+        for found in census::all_pairs(words, lens, threads, progress, |_| threshold)?.1 {
             let count = found.count + self.believed.get(&found.pair).copied().unwrap_or(0);
             if self.pairs.takes(found.pair, count, &self.tokens) {
                 self.pairs.insert(found.pair, count, found.places, &self.tokens);
@@ -321,28 +326,27 @@ impl<'a, C: Cell> Learner<'a, C> {
             self.tokens.push(&token);
             self.symbols.insert(token, merged);
             self.progress.add(1);
-            self.merge_into_new(best, joined);
-            Ok(())
+            self.merge_into_new(best, joined)
         }
     }
 
-    fn merge_into_new(&mut self, mut best: Best, joined: Joined) {
+    fn merge_into_new(&mut self, mut best: Best, joined: Joined) -> Result<()> {
         let Joined { left: a, right: b, merged: m, .. } = joined;
-        let places = self.turn(&mut best);
-        let Self { words, pairs, tokens, left, right, .. } = self;
+        let places = self.turn(&mut best)?;
+        let Self { words, pairs, tokens, left, right, progress, .. } = self;
         left.make_room(tokens.len());
         right.make_room(tokens.len());
         // Of `m` side by side: the left one was met as a left neighbour, after it had been told as
         // `m` with the right neighbour `a`.
         let lens = &tokens.lens;
-        words.merge_at(&places, joined, |before, after, place, weight| {
+        words.merge_at(&places, joined, progress, |before, after, place, weight| {
             if let Some(before) = before {
                 left.add(before, place - lens[before as usize], weight);
             }
             if let Some(after) = after {
                 right.add(after, place, weight);
             }
-        });
+        })?;
         drop(places);
         let chained = left.weight(m);
         let overlapping = if a == b { right.weight(a) } else { 0 };
@@ -358,16 +362,18 @@ impl<'a, C: Cell> Learner<'a, C> {
         left.settle(pairs, tokens, |neighbour| (neighbour, m));
         right.settle(pairs, tokens, |neighbour| (m, neighbour));
         self.believe(&best, overlapping);
+        Ok(())
     }
 
     /// The places to merge at now: those of this turn, or, where others have turns of their own,
     /// all in the words of this turn, since Hugging Face's trainer merges word by word.
-    fn turn(&self, best: &mut Best) -> Vec<u32> {
+    fn turn(&self, best: &mut Best) -> Result<Vec<u32>> {
         let places = std::mem::take(&mut best.places);
         if best.partial {
-            self.words.places_in_words_of(&places, best.pair, &self.tokens.lens)
+            let lens = &self.tokens.lens;
+            self.words.places_in_words_of(&places, best.pair, lens, self.progress)
         } else {
-            places
+            Ok(places)
         }
     }
 

@@ -24,10 +24,10 @@ struct Change {
 impl<C: Cell> Learner<'_, C> {
     pub(super) fn merge_into_known(&mut self, mut best: Best, joined: Joined) -> Result<()> {
         let Joined { left: a, right: b, merged: m, .. } = joined;
-        let places = self.turn(&mut best);
+        let places = self.turn(&mut best)?;
         let mut changes: FxHashMap<Pair, Change> = FxHashMap::default();
         let lens = &self.tokens.lens;
-        self.words.merge_at(&places, joined, |before, after, place, weight| {
+        self.words.merge_at(&places, joined, self.progress, |before, after, place, weight| {
             if let Some(before) = before {
                 changes.entry((before, a)).or_default().lost += weight;
                 let change = changes.entry((before, m)).or_default();
@@ -40,7 +40,7 @@ impl<C: Cell> Learner<'_, C> {
                 change.gained += weight;
                 change.places.push(place);
             }
-        });
+        })?;
         let overlapping = changes.get(&best.pair).map_or(0, |change| change.lost);
         self.believe(&best, overlapping);
         let mut unlisted = FxHashMap::default();
@@ -63,7 +63,8 @@ impl<C: Cell> Learner<'_, C> {
     /// just arisen at the places given, and may have been elsewhere before.
     fn list(&mut self, arisen: FxHashMap<Pair, Vec<u32>>) -> Result<()> {
         let pairs = arisen.keys().copied();
-        let found = census::listed_pairs(&self.words, &self.tokens.lens, self.threads, pairs)?;
+        let (words, lens) = (&self.words, &self.tokens.lens);
+        let found = census::listed_pairs(words, lens, self.threads, self.progress, pairs)?;
         for found in found {
             let count = found.count + self.believed.get(&found.pair).copied().unwrap_or(0);
             if !self.pairs.takes(found.pair, count, &self.tokens) {

@@ -18,6 +18,9 @@ use crate::progress::Progress;
 
 /// How far ahead of a merge the cells it will touch are asked for.
 const AHEAD: usize = 12;
+/// How many cells or places, a few milliseconds of work, are gone through between two looks at
+/// whether the run was cancelled.
+const UNCHECKED: usize = 1 << 20;
 
 /// What a cell is made of: 16 bits while the vocabulary is small, 32 otherwise.
 pub(super) trait Cell: Copy + Eq + Send + Sync + 'static {
@@ -160,24 +163,30 @@ impl<C: Cell> Words<C> {
         from: usize,
         to: usize,
         lens: &[u32],
+        progress: &Progress,
         mut found: impl FnMut(u32, u32, u32, u64),
-    ) {
+    ) -> Result<()> {
         let mut weights = Weights::new(&self.runs);
         let (mut at, mut before) = (from, None);
         while at < to {
-            let cell = self.cells[at];
-            if cell == C::SENTINEL {
-                before = None;
-                at += 1;
-                continue;
+            progress.check()?;
+            let stop = to.min(at + UNCHECKED);
+            while at < stop {
+                let cell = self.cells[at];
+                if cell == C::SENTINEL {
+                    before = None;
+                    at += 1;
+                    continue;
+                }
+                let symbol = cell.symbol();
+                if let Some((left, start)) = before {
+                    found(start, left, symbol, weights.at(start));
+                }
+                before = Some((symbol, place(at)));
+                at += lens[symbol as usize] as usize;
             }
-            let symbol = cell.symbol();
-            if let Some((left, start)) = before {
-                found(start, left, symbol, weights.at(start));
-            }
-            before = Some((symbol, place(at)));
-            at += lens[symbol as usize] as usize;
         }
+        Ok(())
     }
 
     /// Stretches of about equal size, cut at sentinels.
@@ -203,13 +212,17 @@ impl<C: Cell> Words<C> {
         &mut self,
         places: &[u32],
         joined: Joined,
+        progress: &Progress,
         mut merged: impl FnMut(Option<u32>, Option<u32>, u32, u64),
-    ) {
+    ) -> Result<()> {
         let (left, right, new) = (C::new(joined.left), C::new(joined.right), C::new(joined.merged));
         let (left_len, right_len) = (joined.left_len as usize, joined.right_len as usize);
         let cells = &mut self.cells[..];
         let mut weights = Weights::new(&self.runs);
         for (index, &place) in places.iter().enumerate() {
+            if index % UNCHECKED == 0 {
+                progress.check()?;
+            }
             if let Some(&soon) = places.get(index + AHEAD) {
                 prefetch(cells, soon as usize);
             }
@@ -226,10 +239,17 @@ impl<C: Cell> Words<C> {
             cells[end - 1] = new;
             merged(neighbour(before), neighbour(after), place, weights.at(place));
         }
+        Ok(())
     }
 
     /// All places of `pair` in the words in which `places` lie, rising.
-    pub(super) fn places_in_words_of(&self, places: &[u32], pair: Pair, lens: &[u32]) -> Vec<u32> {
+    pub(super) fn places_in_words_of(
+        &self,
+        places: &[u32],
+        pair: Pair,
+        lens: &[u32],
+        progress: &Progress,
+    ) -> Result<Vec<u32>> {
         let mut all = Vec::new();
         let mut done = 0;
         for &place in places {
@@ -241,13 +261,13 @@ impl<C: Cell> Words<C> {
             let start = self.cells[..place].iter().rposition(is_sentinel).unwrap_or(0);
             let len = self.cells[place..].iter().position(is_sentinel);
             done = len.map_or(self.cells.len(), |len| place + len);
-            self.for_each_pair(start, done, lens, |place, left, right, _| {
+            self.for_each_pair(start, done, lens, progress, |place, left, right, _| {
                 if (left, right) == pair {
                     all.push(place);
                 }
-            });
+            })?;
         }
-        all
+        Ok(all)
     }
 }
 

@@ -56,6 +56,7 @@ impl TokenizeJob {
             text_field,
             max_record_bytes,
             slice_bytes: slice_bytes.unwrap_or_else(|| tokenize_files::slice_bytes(num_threads)),
+            ..SourceOptions::default()
         };
         let mut source = TextSource::new(&inputs, reading)?;
         let outputs = [&output, &val_output];

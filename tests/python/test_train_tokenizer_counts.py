@@ -142,6 +142,13 @@ def test_text_that_does_not_fit_is_refused(too_much):
     assert "--allow_pruning" in str(error.value.hint)
 
 
+def test_a_record_too_long_for_the_limit_names_the_flag_that_is_there(tmp_path):
+    path = tmp_path / "one.txt"
+    path.write_text("a" * (9 << 20), encoding="utf-8")
+    with pytest.raises(lmkit.MalformedError, match="a larger --memory_limit allows more"):
+        train(path, memory_limit="128M", pattern="(?s).+")
+
+
 def test_pruning_is_told_and_the_same_for_any_number_of_threads(too_much):
     toks = set()
     for threads in (1, 2, 5):

@@ -1,10 +1,11 @@
 //! Counted pretokens → merges, against a learner that recounts everything at every step.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use lmkit::byte_alphabet::gpt2_order;
 use lmkit::count_pretokens::{PretokenCounter, PretokenCounts};
-use lmkit::error::{ErrorKind, Result};
+use lmkit::error::{Error, ErrorKind, Result};
 use lmkit::learn_merges::{LearnOptions, Learned, SpecialIds, TieBreak, learn_merges};
 use lmkit::pretokenize::Scheme;
 use lmkit::progress::Progress;
@@ -163,6 +164,38 @@ fn counts() -> impl Strategy<Value = Counts> {
 
 fn tie_break() -> impl Strategy<Value = TieBreak> {
     prop::sample::select(&[TieBreak::Lexicographic, TieBreak::HuggingFace][..])
+}
+
+#[test]
+fn a_cancelled_call_ends_with_interrupted_whatever_it_was_at() {
+    let counts: Counts =
+        (0..20_000_u64).map(|word| (format!("{:x}", word * word).into_bytes(), 1 + word)).collect();
+    let options = options(600, TieBreak::Lexicographic);
+    let expected = learn(&counts, &options, 2).unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    let mut interrupted = 0;
+    for delay in (0..12).map(|step| Duration::from_micros((1 << step) - 1)) {
+        let mut counter = PretokenCounter::default();
+        for (word, &count) in &counts {
+            counter.add(word, count).unwrap();
+        }
+        let progress = Progress::default();
+        let learned = std::thread::scope(|scope| {
+            let canceller = scope.spawn(|| {
+                std::thread::sleep(delay);
+                progress.cancel();
+            });
+            if delay.is_zero() {
+                canceller.join().unwrap();
+            }
+            learn_merges(PretokenCounts::new(vec![counter]), &options, &pool, &progress)
+        });
+        match learned {
+            Err(Error::Interrupted) => interrupted += 1,
+            learned => assert_eq!(learned.unwrap(), expected),
+        }
+    }
+    assert!(interrupted > 0);
 }
 
 proptest! {
