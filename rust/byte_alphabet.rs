@@ -3,8 +3,6 @@
 //! The 188 bytes that are printable in Latin-1 stand for themselves; the other 68 are moved, in
 //! order, to U+0100 and up, so that a space is `Ġ` and a newline `Ċ`.
 
-use std::sync::LazyLock;
-
 /// Whether `byte` stands for itself.
 const fn is_kept(byte: u8) -> bool {
     matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF)
@@ -16,24 +14,35 @@ pub fn gpt2_order() -> impl Iterator<Item = u8> {
     kept.chain((0..=255).filter(|&byte| !is_kept(byte)))
 }
 
-static CHARACTERS: LazyLock<[char; 256]> = LazyLock::new(|| {
+static CHARACTERS: [char; 256] = {
     let mut characters = ['\0'; 256];
-    let mut moved = '\u{100}'..;
-    for byte in 0..=255_u8 {
-        characters[usize::from(byte)] =
-            if is_kept(byte) { char::from(byte) } else { moved.next().unwrap_or_default() };
+    let (mut byte, mut moved) = (0_u8, 0x100);
+    loop {
+        let point = if is_kept(byte) {
+            byte as u32
+        } else {
+            moved += 1;
+            moved - 1
+        };
+        characters[byte as usize] = char::from_u32(point).expect("below the surrogates");
+        if byte == u8::MAX {
+            break characters;
+        }
+        byte += 1;
     }
-    characters
-});
+};
 
-static BYTES: LazyLock<[Option<u8>; 0x144]> = LazyLock::new(|| {
+static BYTES: [Option<u8>; 0x144] = {
     let mut bytes = [None; 0x144];
-    for (byte, &character) in (0..=255_u8).zip(CHARACTERS.iter()) {
-        bytes[character as usize] = Some(byte);
+    let mut byte = 0_u8;
+    loop {
+        bytes[CHARACTERS[byte as usize] as usize] = Some(byte);
+        if byte == u8::MAX {
+            break bytes;
+        }
+        byte += 1;
     }
-    bytes
-});
-
+};
 /// The character that stands for `byte`.
 pub fn character(byte: u8) -> char {
     CHARACTERS[usize::from(byte)]
@@ -41,7 +50,16 @@ pub fn character(byte: u8) -> char {
 
 /// `bytes` in the alphabet.
 pub fn spell(bytes: &[u8]) -> String {
-    bytes.iter().map(|&byte| character(byte)).collect()
+    let mut text = String::new();
+    spell_into(bytes, &mut text);
+    text
+}
+
+/// Appends `bytes` in the alphabet.
+pub fn spell_into(bytes: &[u8], text: &mut String) {
+    // Of two bytes each, at most.
+    text.reserve(2 * bytes.len());
+    text.extend(bytes.iter().map(|&byte| character(byte)));
 }
 
 /// The bytes that `text` spells, or its first character that is not in the alphabet.

@@ -7,15 +7,17 @@
 
 use std::fmt::Write as _;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use crate::byte_alphabet::{spell, unspell};
+use crate::byte_alphabet::{spell_into, unspell};
 use crate::error::{Error, Result};
-use crate::vocabulary::{MergeRule, Vocabulary};
+use crate::vocabulary::{Merge, MergeRule, Vocabulary};
 use crate::vocabulary_files::TokenizerParts;
 
-#[derive(Serialize, Deserialize)]
+/// As it is read.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Canonical {
     pattern: String,
@@ -24,17 +26,49 @@ struct Canonical {
     special_tokens: Vec<(String, u32)>,
 }
 
+/// As it is written, from where the parts lie.
+#[derive(Serialize)]
+struct Written<'p> {
+    pattern: &'p str,
+    tokens: Tokens<'p>,
+    merges: Option<Merges<'p>>,
+    special_tokens: Vec<&'p (String, u32)>,
+}
+
+struct Tokens<'p>(&'p Vocabulary);
+
+impl Serialize for Tokens<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(None)?;
+        let mut spelling = String::new();
+        for (id, token) in self.0.iter() {
+            spelling.clear();
+            spell_into(token, &mut spelling);
+            list.serialize_element(&(id, &spelling))?;
+        }
+        list.end()
+    }
+}
+
+struct Merges<'p>(&'p [Merge]);
+
+impl Serialize for Merges<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|merge| (merge.left, merge.right)))
+    }
+}
+
 /// `parts` in canonical form.
 pub fn to_json(parts: &TokenizerParts) -> String {
     let merges = match parts.vocabulary.rule() {
-        MergeRule::Merges(merges) => Some(merges.iter().map(|m| (m.left, m.right)).collect()),
+        MergeRule::Merges(merges) => Some(Merges(merges)),
         MergeRule::Ranks => None,
     };
-    let mut special_tokens = parts.special_tokens.clone();
+    let mut special_tokens: Vec<_> = parts.special_tokens.iter().collect();
     special_tokens.sort_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
-    let canonical = Canonical {
-        pattern: parts.pattern.clone().unwrap_or_else(|| "gpt2".to_owned()),
-        tokens: parts.vocabulary.iter().map(|(id, token)| (id, spell(token))).collect(),
+    let canonical = Written {
+        pattern: parts.pattern.as_deref().unwrap_or("gpt2"),
+        tokens: Tokens(&parts.vocabulary),
         merges,
         special_tokens,
     };

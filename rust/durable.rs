@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use crate::error::{Error, Result};
 
@@ -120,9 +121,8 @@ pub fn write_folder(
     let made = (|| {
         clear(&partial)?;
         fs::create_dir(&partial).map_err(|source| Error::io(parent(path), source))?;
-        for (name, bytes) in files {
-            write_file(&partial.join(name), bytes)?;
-        }
+        write_side_by_side(&partial, files)?;
+        sync_folder(&partial)?;
         let old = temporary(&path.with_extension("replaced"));
         if exists {
             clear(&old)?;
@@ -136,6 +136,22 @@ pub fn write_folder(
         let _ = clear(&partial);
     }
     made
+}
+
+/// Writes and fsyncs all files at once: a file system that is asked so commits them together.
+fn write_side_by_side(folder: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.join(name);
+        let mut file = File::create(&path).map_err(|source| Error::io(&path, source))?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|why| Error::io(&path, why))
+    };
+    thread::scope(|scope| {
+        let writers: Vec<_> =
+            files.iter().map(|(name, bytes)| scope.spawn(|| write(name, bytes))).collect();
+        writers.into_iter().try_for_each(|writer| {
+            writer.join().unwrap_or_else(|_| Err(Error::Internal("a writer panicked".to_owned())))
+        })
+    })
 }
 
 fn clear(folder: &Path) -> Result<()> {

@@ -5,8 +5,7 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
-use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::byte_alphabet::unspell;
@@ -258,8 +257,6 @@ pub(crate) fn write(
     special_tokens: &[(String, u32)],
     splitter: &Value,
 ) -> serde_json::Result<Vec<u8>> {
-    let vocab: serde_json::Map<String, Value> =
-        entries.iter().map(|(key, id)| (key.clone(), json!(id))).collect();
     let added: Vec<Value> = special_tokens
         .iter()
         .map(|(content, id)| {
@@ -269,29 +266,67 @@ pub(crate) fn write(
             })
         })
         .collect();
-    let file = json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": null,
-        "pre_tokenizer": splitter,
-        "post_processor": null,
-        "decoder": byte_level(true),
-        "model": {
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": null,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": false,
-            "byte_fallback": false,
-            "ignore_merges": false,
-            "vocab": vocab,
-            "merges": merges,
+    let file = Written {
+        version: "1.0",
+        truncation: None,
+        padding: None,
+        added_tokens: added,
+        normalizer: None,
+        pre_tokenizer: splitter,
+        post_processor: None,
+        decoder: byte_level(true),
+        model: WrittenModel {
+            kind: "BPE",
+            dropout: None,
+            unk_token: None,
+            continuing_subword_prefix: None,
+            end_of_word_suffix: None,
+            fuse_unk: false,
+            byte_fallback: false,
+            ignore_merges: false,
+            vocab: Ordered(entries),
+            merges,
         },
-    });
+    };
     serde_json::to_vec(&file)
+}
+
+/// A `tokenizer.json` as it is written: in this order, and without a tree of it in memory.
+#[derive(Serialize)]
+struct Written<'w> {
+    version: &'w str,
+    truncation: Option<()>,
+    padding: Option<()>,
+    added_tokens: Vec<Value>,
+    normalizer: Option<()>,
+    pre_tokenizer: &'w Value,
+    post_processor: Option<()>,
+    decoder: Value,
+    model: WrittenModel<'w>,
+}
+
+#[derive(Serialize)]
+struct WrittenModel<'w> {
+    #[serde(rename = "type")]
+    kind: &'w str,
+    dropout: Option<()>,
+    unk_token: Option<()>,
+    continuing_subword_prefix: Option<()>,
+    end_of_word_suffix: Option<()>,
+    fuse_unk: bool,
+    byte_fallback: bool,
+    ignore_merges: bool,
+    vocab: Ordered<'w>,
+    merges: &'w [(String, String)],
+}
+
+/// Entries as one JSON object, in their order.
+struct Ordered<'w>(&'w Entries);
+
+impl Serialize for Ordered<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, id)| (key, id)))
+    }
 }
 
 fn byte_level(splits: bool) -> Value {
@@ -300,12 +335,5 @@ fn byte_level(splits: bool) -> Value {
 
 /// `entries` as one JSON object, in their order.
 pub(crate) fn object(entries: &Entries) -> serde_json::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut serializer = serde_json::Serializer::new(&mut bytes);
-    let mut map = serializer.serialize_map(Some(entries.len()))?;
-    for (key, id) in entries {
-        map.serialize_entry(key, id)?;
-    }
-    map.end()?;
-    Ok(bytes)
+    serde_json::to_vec(&Ordered(entries))
 }

@@ -384,17 +384,21 @@ pub fn read_folder(folder: &Path) -> Result<TokenizerParts> {
 pub(crate) fn entries_of(parts: &TokenizerParts) -> Result<Entries> {
     let special: FxHashMap<u32, &str> =
         parts.special_tokens.iter().map(|(token, id)| (*id, token.as_str())).collect();
+    let key = |id: u32, bytes: &[u8]| match special.get(&id) {
+        Some(&token) => token.to_owned(),
+        None => spell(bytes),
+    };
+    let entries: Entries =
+        parts.vocabulary.iter().map(|(id, bytes)| (key(id, bytes), id)).collect();
     let mut seen = FxHashMap::default();
-    let mut entries = Entries::new();
-    for (id, bytes) in parts.vocabulary.iter() {
-        let key = special.get(&id).map_or_else(|| spell(bytes), |&token| token.to_owned());
-        if let Some(other) = seen.insert(key.clone(), id) {
+    seen.reserve(entries.len());
+    for (key, id) in &entries {
+        if let Some(other) = seen.insert(key.as_str(), id) {
             return Err(Error::Usage(format!(
                 "tokens {other} and {id} would both be written as {key:?}; \
                  a GPT-2 style vocabulary cannot hold both"
             )));
         }
-        entries.push((key, id));
     }
     Ok(entries)
 }
