@@ -324,9 +324,13 @@ impl PretokenCounts {
         self.counters.extend(more.counters.into_iter().filter(|counter| counter.pretokens > 0));
     }
 
-    /// The different pretokens, the most frequent first.
-    pub(crate) fn sorted(&self, threads: &ThreadPool, progress: &Progress) -> Result<Vec<Counted>> {
-        let mut all = self.different(threads, progress)?;
+    /// The different pretokens of two bytes and more, the most frequent first.
+    pub(crate) fn divisible(
+        &self,
+        threads: &ThreadPool,
+        progress: &Progress,
+    ) -> Result<Vec<Counted>> {
+        let mut all = self.all_of(2, threads, progress)?;
         // By place among equals: those words' bytes are then read in the order they lie in memory.
         let place = |word: &Counted| (word.table, word.slot);
         threads.install(|| {
@@ -369,6 +373,18 @@ impl PretokenCounts {
         threads: &ThreadPool,
         progress: &Progress,
     ) -> Result<Vec<Counted>> {
+        let all = self.all_of(1, threads, progress)?;
+        debug_assert_eq!(all.iter().map(|word| word.count).sum::<u64>(), self.pretokens());
+        Ok(all)
+    }
+
+    /// Every different pretoken of at least so many bytes.
+    fn all_of(
+        &self,
+        least_len: usize,
+        threads: &ThreadPool,
+        progress: &Progress,
+    ) -> Result<Vec<Counted>> {
         const STRIPE: usize = 1 << 14;
         let stripes: Vec<(usize, usize)> = self
             .counters
@@ -383,8 +399,9 @@ impl PretokenCounts {
                 .into_par_iter()
                 .map(|(table, start)| {
                     progress.check()?;
-                    let slots = self.counters[table].table.slots();
-                    Ok((start..slots.min(start + STRIPE))
+                    let own = &self.counters[table].table;
+                    Ok((start..own.slots().min(start + STRIPE))
+                        .filter(|&slot| own.count_at(slot) > 0 && own.len_at(slot) >= least_len)
                         .filter_map(|slot| self.counted(table, slot))
                         .collect::<Vec<_>>())
                 })
@@ -394,21 +411,17 @@ impl PretokenCounts {
             parts.drain(..).for_each(|part| all.extend(part));
             Ok(all)
         })?;
-        debug_assert_eq!(
-            all.iter().map(|word: &Counted| word.count).sum::<u64>(),
-            self.pretokens()
-        );
         progress.check()?;
         Ok(all)
     }
 
-    /// The pretoken at one slot with what all tables have of it, unless the slot is free or an
+    /// The pretoken at one slot, which is not free, with what all tables have of it, unless an
     /// earlier table has it too.
     fn counted(&self, table: usize, slot: usize) -> Option<Counted> {
         let (earlier, later) = self.counters.split_at(table);
         let (own, later) = later.split_first()?;
         let mut count = own.table.count_at(slot);
-        if count == 0 || earlier.iter().any(|other| other.table.count_of(&own.table, slot) > 0) {
+        if earlier.iter().any(|other| other.table.count_of(&own.table, slot) > 0) {
             return None;
         }
         count += later.iter().map(|other| other.table.count_of(&own.table, slot)).sum::<u64>();

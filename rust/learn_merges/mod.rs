@@ -176,7 +176,8 @@ pub struct Learned {
 impl Learned {
     /// The vocabulary.
     pub fn vocabulary(&self) -> Result<Vocabulary> {
-        Vocabulary::from_merges(self.tokens.iter().cloned(), self.merges.iter().cloned())
+        let tokens = self.tokens.iter().map(|(id, token)| (*id, token));
+        Vocabulary::from_merges(tokens, self.merges.iter().map(|(left, right)| (left, right)))
     }
 }
 
@@ -453,30 +454,26 @@ impl Neighbours {
 
 /// The final ids.
 fn numbered(tokens: &Tokens, merges: &[Pair], options: &LearnOptions) -> Learned {
-    let base = options.extend.as_ref();
-    let mut by_id: Vec<(u32, Vec<u8>)> = base.map_or_else(Vec::new, |base| {
-        base.vocabulary.iter().map(|(id, token)| (id, token.to_vec())).collect()
-    });
-    let mut ids: FxHashMap<Vec<u8>, u32> =
-        by_id.iter().map(|(id, token)| (token.clone(), *id)).collect();
+    let base = options.extend.as_ref().map(|base| &base.vocabulary);
+    let known: Vec<(u32, &[u8])> = base.into_iter().flat_map(Vocabulary::iter).collect();
+    let mut ids: FxHashMap<&[u8], u32> = known.iter().map(|&(id, token)| (token, id)).collect();
+    let mut by_id: Vec<(u32, Vec<u8>)> =
+        known.into_iter().map(|(id, token)| (id, token.to_vec())).collect();
     let specials = options.special_tokens.iter().map(String::as_bytes);
     let ordered: Vec<&[u8]> = match options.special_ids() {
         SpecialIds::First => specials.chain(tokens.iter()).collect(),
         SpecialIds::Last => tokens.iter().chain(specials).collect(),
     };
-    let mut next = base.map_or(0, |base| u32::try_from(base.vocabulary.size()).unwrap_or(u32::MAX));
+    let mut next = base.map_or(0, |base| u32::try_from(base.size()).unwrap_or(u32::MAX));
     for token in ordered {
-        if !ids.contains_key(token) {
-            ids.insert(token.to_vec(), next);
+        ids.entry(token).or_insert_with(|| {
             by_id.push((next, token.to_vec()));
             next += 1;
-        }
+            next - 1
+        });
     }
-    let token_of = |id: u32| {
-        let token = base.and_then(|base| base.vocabulary.token(id));
-        token.unwrap_or_default().to_vec()
-    };
-    let first = base.map_or(&[][..], |base| base.vocabulary.merges());
+    let token_of = |id: u32| base.and_then(|base| base.token(id)).unwrap_or_default().to_vec();
+    let first = base.map_or(&[][..], Vocabulary::merges);
     let first = first.iter().map(|merge| (token_of(merge.left), token_of(merge.right)));
     let learned = merges.iter();
     let learned =

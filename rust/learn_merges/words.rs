@@ -11,7 +11,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::start::{Scratch, Spelling};
-use crate::count_pretokens::PretokenCounts;
+use crate::count_pretokens::{Counted, PretokenCounts};
 use crate::error::{Error, Result};
 use crate::memory::{filled, prefetch};
 use crate::progress::Progress;
@@ -101,8 +101,7 @@ impl<C: Cell> Words<C> {
         threads: &ThreadPool,
         progress: &Progress,
     ) -> Result<Self> {
-        let mut order = counts.sorted(threads, progress)?;
-        order.retain(|&word| counts.len_of(word) > 1);
+        let order = counts.divisible(threads, progress)?;
         let stripe = order.len().div_ceil(threads.current_num_threads() * 8).max(1 << 10);
         let sizes: Vec<usize> = threads.install(|| {
             order
@@ -120,35 +119,29 @@ impl<C: Cell> Words<C> {
         let mut cells = filled(total, C::SENTINEL)?;
         let mut parts = Vec::with_capacity(sizes.len());
         let mut rest = &mut cells[..];
-        for (size, words) in sizes.into_iter().zip(order.chunks(stripe)) {
+        for (&size, words) in sizes.iter().zip(order.chunks(stripe)) {
             let (part, others) = rest.split_at_mut(size);
             parts.push((part, words));
             rest = others;
         }
-        threads.install(|| {
-            parts.into_par_iter().try_for_each_init(Scratch::default, |scratch, (part, words)| {
+        // Of each part: its runs, with places counted from the part's beginning.
+        let runs: Result<Vec<Runs>> = threads.install(|| {
+            let write = |scratch: &mut Scratch, (part, words): (&mut [C], &[Counted])| {
                 progress.check()?;
-                let mut at = 1;
+                let (mut runs, mut at) = (Runs::default(), 0);
                 for &word in words {
+                    runs.begin(at, word.count);
                     at += counts.with_bytes(word, |bytes| {
-                        let cells = &mut part[at..at + bytes.len()];
+                        let cells = &mut part[at + 1..=at + bytes.len()];
                         spelling.write(bytes, cells, lens, scratch, progress)?;
                         Ok::<_, Error>(bytes.len() + 1)
                     })?;
                 }
-                Ok::<_, Error>(())
-            })
-        })?;
-        let mut runs = Runs::default();
-        let mut at = 0;
-        for &word in &order {
-            if runs.counts.last() != Some(&word.count) {
-                runs.push(at, word.count);
-            }
-            at += counts.len_of(word) + 1;
-        }
-        runs.push(total, 0);
-        Ok(Self { cells, runs })
+                Ok(runs)
+            };
+            parts.into_par_iter().map_init(Scratch::default, write).collect()
+        });
+        Ok(Self { cells, runs: Runs::joined(&runs?, &sizes, total) })
     }
 
     /// How many cells there are; a place is less than this.
@@ -272,9 +265,25 @@ impl<C: Cell> Words<C> {
 }
 
 impl Runs {
-    fn push(&mut self, start: usize, count: u64) {
-        self.starts.push(place(start));
-        self.counts.push(count);
+    /// Notes that from `start` on every word occurs `count` times.
+    fn begin(&mut self, start: usize, count: u64) {
+        if self.counts.last() != Some(&count) {
+            self.starts.push(place(start));
+            self.counts.push(count);
+        }
+    }
+
+    /// The runs of all parts, which have these sizes, and the mark of the end.
+    fn joined(parts: &[Self], sizes: &[usize], end: usize) -> Self {
+        let (mut all, mut base) = (Self::default(), 0);
+        for (part, size) in parts.iter().zip(sizes) {
+            for (&start, &count) in part.starts.iter().zip(&part.counts) {
+                all.begin(base + start as usize, count);
+            }
+            base += size;
+        }
+        all.begin(end, 0);
+        all
     }
 }
 
