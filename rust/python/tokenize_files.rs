@@ -61,8 +61,7 @@ impl TokenizeJob {
         let mut source = TextSource::new(&inputs, reading)?;
         let outputs = [&output, &val_output];
         let beside = outputs.map(|path| token_file::sidecar(path));
-        source.leave_out(&[output.clone(), val_output.clone()]);
-        source.leave_out(&beside);
+        source.leave_out(&[&[output.clone(), val_output.clone()], &beside[..]].concat());
         let inner = tokenizer.get().inner();
         let options = TokenizeOptions {
             output,
@@ -111,13 +110,12 @@ impl TokenizeJob {
             text_field,
             max_record_bytes,
             slice_bytes: tokenize_files::slice_bytes(num_threads),
+            ..SourceOptions::default()
         };
         let files = files.into_iter().map(|(path, size, modified_ns, found, start, end)| Input {
-            path,
-            size,
             found,
-            modified_ns,
             range: Some(start..end),
+            ..Input::new(path, size, modified_ns)
         });
         let source = TextSource::planned(files.collect(), has_documents, reading)?;
         let options = TokenizeOptions {

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use crate::durable;
 use crate::error::{Error, Result};
 
 /// The name of standard input.
@@ -24,6 +25,8 @@ pub struct Input {
     /// Of a shard's inputs: which of its bytes are read; all of them, or a part of plain text. Size
     /// and time are its plan's then, and a file that has others is refused.
     pub range: Option<Range<u64>>,
+    /// A link, found in a folder.
+    pub(crate) is_link: bool,
 }
 
 /// The time of change of a file, in nanoseconds since 1970; 0 where the system cannot say.
@@ -34,6 +37,11 @@ pub fn modified_ns(metadata: &Metadata) -> u64 {
 }
 
 impl Input {
+    /// All of a file that was named.
+    pub fn new(path: PathBuf, size: u64, modified_ns: u64) -> Self {
+        Self { path, size, found: false, modified_ns, range: None, is_link: false }
+    }
+
     /// How many bytes on disk are read of it.
     pub fn bytes(&self) -> u64 {
         self.range.as_ref().map_or(self.size, |range| range.end - range.start)
@@ -86,14 +94,13 @@ impl Inputs {
 
     fn add(&mut self, path: &Path) -> Result<()> {
         if path.as_os_str() == STDIN {
-            let path = path.to_owned();
-            self.list.push(Input { path, size: 0, found: false, modified_ns: 0, range: None });
+            self.list.push(Input::new(path.to_owned(), 0, 0));
             return Ok(());
         }
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => self.add_folder(path),
             Ok(metadata) => {
-                self.add_file(path.to_owned(), &metadata, false);
+                self.add_file(path.to_owned(), &metadata);
                 Ok(())
             }
             Err(error) => match path.to_str().filter(|name| name.contains(['*', '?', '['])) {
@@ -103,10 +110,9 @@ impl Inputs {
         }
     }
 
-    fn add_file(&mut self, path: PathBuf, metadata: &Metadata, found: bool) {
+    fn add_file(&mut self, path: PathBuf, metadata: &Metadata) {
         let size = if metadata.is_file() { metadata.len() } else { 0 };
-        let modified_ns = modified_ns(metadata);
-        self.list.push(Input { path, size, found, modified_ns, range: None });
+        self.list.push(Input::new(path, size, modified_ns(metadata)));
     }
 
     fn add_glob(&mut self, path: &Path, pattern: &str) -> Result<()> {
@@ -131,7 +137,7 @@ impl Inputs {
         files.sort_by(|left, right| left.0.cmp(&right.0));
         self.gathered = true;
         for (file, metadata) in files {
-            self.add_file(file, &metadata, false);
+            self.add_file(file, &metadata);
         }
         Ok(())
     }
@@ -142,17 +148,15 @@ impl Inputs {
         if files.is_empty() {
             return Err(Error::Usage(format!("{}: the folder holds no files", folder.display())));
         }
-        files.sort_by(|left, right| left.0.cmp(&right.0));
+        files.sort_by(|left, right| left.path.cmp(&right.path));
         self.gathered = true;
-        for (file, metadata) in files {
-            self.add_file(file, &metadata, true);
-        }
+        self.list.append(&mut files);
         Ok(())
     }
 
     /// Hidden entries and whatever is neither folder nor regular file are skipped; links to files
     /// are followed, links to folders are not, since they may lead in a circle.
-    fn walk(&mut self, folder: &Path, files: &mut Vec<(PathBuf, Metadata)>) -> Result<()> {
+    fn walk(&mut self, folder: &Path, files: &mut Vec<Input>) -> Result<()> {
         let refused = |error| Error::io(folder, error);
         for entry in fs::read_dir(folder).map_err(refused)? {
             let entry = entry.map_err(refused)?;
@@ -164,7 +168,11 @@ impl Inputs {
                 self.walk(&path, files)?;
             } else {
                 match fs::metadata(&path) {
-                    Ok(metadata) if metadata.is_file() => files.push((path, metadata)),
+                    Ok(metadata) if metadata.is_file() => files.push(Input {
+                        found: true,
+                        is_link: kind.is_symlink(),
+                        ..Input::new(path, metadata.len(), modified_ns(&metadata))
+                    }),
                     _ => self.skipped.push(path),
                 }
             }
@@ -174,11 +182,34 @@ impl Inputs {
 
     /// Leaves out of the folders' files those named, or in a folder named: a run's own outputs.
     pub(super) fn leave_out(&mut self, paths: &[PathBuf]) {
-        let real = |path: &Path| fs::canonicalize(path).ok();
-        let outputs: Vec<PathBuf> = paths.iter().filter_map(|path| real(path)).collect();
+        let outputs: Vec<PathBuf> =
+            paths.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
         let is_output = |path: PathBuf| outputs.iter().any(|output| path.starts_with(output));
         if !outputs.is_empty() {
-            self.list.retain(|input| !input.found || !real(&input.path).is_some_and(&is_output));
+            let mut folder = RealFolder::default();
+            self.list.retain(|input| !input.found || !folder.real(input).is_some_and(&is_output));
         }
+    }
+}
+
+/// The folder of the file before, and its real path: a look-up for each file would cost as much as
+/// to open it, and most files share the folder.
+#[derive(Default)]
+struct RealFolder {
+    path: PathBuf,
+    real: Option<PathBuf>,
+}
+
+impl RealFolder {
+    fn real(&mut self, input: &Input) -> Option<PathBuf> {
+        if input.is_link {
+            return fs::canonicalize(&input.path).ok();
+        }
+        let folder = durable::parent(&input.path);
+        if self.real.is_none() || self.path != folder {
+            self.real = fs::canonicalize(folder).ok();
+            folder.clone_into(&mut self.path);
+        }
+        Some(self.real.as_ref()?.join(input.path.file_name()?))
     }
 }

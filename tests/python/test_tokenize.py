@@ -351,6 +351,13 @@ class TestOutput:
         (tmp_path / "a.txt").write_text("text")
         first = tokenized(tmp_path, tmp_path / "a.npy")
         assert tokenized(tmp_path, tmp_path / "a.npy") == first
+        (tmp_path / "deep").mkdir()
+        (tmp_path / "deep" / "b.txt").write_text(" and more")
+        (tmp_path / "deep" / "same.npy").symlink_to(tmp_path / "a.npy")
+        (tmp_path / "deep" / "c.txt").symlink_to(tmp_path / "a.txt")
+        summary = lmkit.tokenize(tmp_path, tmp_path / "a.npy", GPT2, force=True)
+        assert summary["skipped"] == []
+        assert summary["text_bytes"] == len("text and moretext")
 
 
 def dead_process() -> int:
