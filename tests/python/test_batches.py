@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from lmkit.errors import UsageError
-from lmkit.lm.batches import Mixture, Shuffle, TokenBatches, fixed_windows, sample_batch
+from lmkit.lm.batches import (
+    Mixture,
+    Shuffle,
+    TokenBatches,
+    fixed_windows,
+    sample_batch,
+    to_batch,
+)
+from lmkit.lm.prefetch import Prefetch
 
 TOKENS = np.arange(1000, dtype=np.int32)
 
@@ -59,6 +67,50 @@ def test_micro_batches_are_slices_of_the_step():
         assert len(rows) == parts
         assert torch.equal(torch.cat(rows), whole[0])
         assert split.tokens_per_step == 12 * 16
+
+
+class Noting:
+    """Micro-batches that are only their names, and notes of what was read."""
+
+    def __init__(self, device):
+        self.device, self.read = torch.device(device), []
+
+    def micro_batches(self, step):
+        for part in range(3):
+            self.read.append((step, part))
+            yield step, part
+
+
+@pytest.mark.parametrize("asked", [5, 6])
+def test_what_is_read_ahead_is_what_would_be_read(asked):
+    """Whichever step is asked for next."""
+    batches = Noting("cuda")
+    prefetch = Prefetch(batches)
+    prefetch.read_ahead(5)
+    assert batches.read == [(5, 0)]
+    assert list(prefetch.micro_batches(asked)) == [(asked, part) for part in range(3)]
+    assert list(prefetch.micro_batches(7)) == [(7, part) for part in range(3)]
+    assert batches.read.count((5, 0)) == 1
+
+
+def test_on_a_cpu_nothing_is_read_ahead():
+    batches = Noting("cpu")
+    Prefetch(batches).read_ahead(5)
+    assert batches.read == []
+
+
+def test_for_cuda_rows_are_pinned_and_copied_without_waiting(monkeypatch):
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda rows: asked.append("pinned") or rows)
+
+    def moved(rows, device, *, non_blocking=False):
+        asked.append((device.type, non_blocking))
+        return rows
+
+    monkeypatch.setattr(torch.Tensor, "to", moved)
+    to_batch(np.arange(10).reshape(2, 5), torch.device("cuda"))
+    assert asked == ["pinned", ("cuda", True)]
 
 
 def test_places_are_equally_likely_and_all_reached():

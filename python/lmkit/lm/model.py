@@ -167,6 +167,8 @@ def _causal_attention(
     if seen_TS is not None:
         return functional.scaled_dot_product_attention(q_HTD, k_HSD, v_HSD, attn_mask=seen_TS)
     if start == 0:
+        # torch's own backward stays: compiled products over 1 to 8 blocks of rows took 1.0 to 2.5
+        # times as long on a CPU with AVX-512 (one thread; T 256 and 512, heads 32 and 64 wide).
         return functional.scaled_dot_product_attention(q_HTD, k_HSD, v_HSD, is_causal=True)
     T, S = q_HTD.shape[-2], k_HSD.shape[-2]
     seen_TS = torch.ones(T, S, dtype=torch.bool, device=q_HTD.device).tril(start) if T > 1 else None

@@ -29,6 +29,7 @@ from lmkit.lm.evaluate import bits_per_byte
 from lmkit.lm.keeper import Bystander, Keeper
 from lmkit.lm.odometer import Odometer
 from lmkit.lm.optimizer import clip_gradients, set_learning_rate, step_if_finite
+from lmkit.lm.prefetch import Prefetch
 from lmkit.lm.preparation import Prepared, prepare
 from lmkit.lm.readings import Readings
 from lmkit.lm.report import EARLY_STEPS, Pace, Report, Silence, span
@@ -149,6 +150,7 @@ class Trainer:
             rank=self._ranks.rank,
             ranks=self._ranks.count,
         )
+        self._prefetch = Prefetch(self._batches)
         self._shared = self._ranks.share(self.model)
         self._parameters = list(self.model.parameters())
         self._pace = Pace()
@@ -219,6 +221,8 @@ class Trainer:
             self._run.average.update()
         self.step = iteration
         self._updating = False
+        if iteration < self.config.max_iters:
+            self._prefetch.read_ahead(iteration + 1 + self._batch_offset)
         # On a CPU reading waits for nothing; elsewhere it is done for many steps at once.
         if self.device.device.type == "cpu" or self._readings.many:
             self._read()
@@ -226,7 +230,7 @@ class Trainer:
     def _backward(self, batch: int) -> Tensor:
         """Add up the gradients of a batch's micro-batches; the mean of their losses."""
         total = torch.zeros((), device=self.device.device)
-        for number, (inputs_BT, targets_BT) in enumerate(self._batches.micro_batches(batch), 1):
+        for number, (inputs_BT, targets_BT) in enumerate(self._prefetch.micro_batches(batch), 1):
             is_last = number == self.config.grad_accum_steps
             with self._ranks.alone(self._shared, but=is_last):
                 with self.device.autocast():
