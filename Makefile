@@ -8,7 +8,7 @@ SOURCES = pyproject.toml Cargo.toml Cargo.lock $(shell find rust -name '*.rs')
 # nextest where it is found, cargo's own runner elsewhere.
 CARGO_TEST = $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run --no-fail-fast" || echo "cargo test --no-fail-fast")
 
-.PHONY: help setup demo format lint test test-all fuzz bench bench-train cov wheel readme clean
+.PHONY: help setup demo format lint test test-all fuzz bench bench-train bench-gpu cov wheel readme clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -80,6 +80,11 @@ bench-train: setup  ## Measure training against the peers: speed, memory, learni
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	$(BIN)/python benches/python/train_step.py
 	$(BIN)/python benches/python/train_learning.py
+	$(BIN)/python benches/python/readme_table.py
+
+bench-gpu: setup  ## Measure training on one NVIDIA GPU: tokens/s, MFU, memory; writes benches/results/.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	$(BIN)/python benches/python/train_gpu.py
 	$(BIN)/python benches/python/readme_table.py
 
 readme: setup  ## Rewrite README's figures from the newest records of benches/results/.

@@ -218,6 +218,25 @@ def training(record: Row) -> Iterator[str]:
         )
 
 
+def on_a_gpu(record: Row) -> Iterator[str]:
+    """Training on one GPU."""
+    rows = record["rows"]
+    yield markdown(
+        ["training on one GPU", "", "tokens/s", "MFU", "of a matrix product measured", "peak MiB"],
+        [
+            [
+                f"{row['row']}, batch {row['shape']['batch']} x {row['shape']['context']}",
+                row["tool"] + f", {row['device']}",
+                f"{row['tokens_per_second']:,.0f}",
+                "unknown" if row["mfu"] is None else f"{row['mfu']:.1%}",
+                f"{row['of_matmul']:.1%}",
+                f"{row['peak_mib']:,.0f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
 MODELS = {
     "small": "the small model",
     "vocabulary-50000": "the same with 50,000 tokens",
@@ -242,6 +261,7 @@ SECTIONS = {
     "train_step-small": training,
     "train_step-vocabulary-50000": training,
     "train_step": training,
+    "train_gpu": on_a_gpu,
 }
 
 

@@ -1,5 +1,7 @@
 """The models that a training step is measured against, each as ``step() -> loss``, same batch.
 
+The loss stays on its device: asking for it is what would make the host wait.
+
 ``plain`` is lmkit's model as one writes it in PyTorch on a page: whole logits, nothing tuned.
 ``nanogpt`` is the shape of nanoGPT's (LayerNorm, learned positions, merged projections, GELU, tied
 head), written anew, its feed-forward width chosen for the same work. All take AdamW, fused, with
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Step = Callable[[], float]
+Step = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Shape:
     d_ff: int = 704
     batch: int = 16
     context: int = 256
+    tied: bool = False  # nanogpt is in any case
+    device: str = "cpu"
 
     def flops_per_token(self) -> float:
         """6 N + 12 L d T: N counts parameters used in matrix products, the head included."""
@@ -59,14 +63,14 @@ def lmkit_step(shape: Shape, *, compiled: bool) -> Step:
     if compiled:
         compile_model(model, print)
 
-    def step() -> float:
+    def step() -> Tensor:
         inputs, targets = batch_of(shape)
         loss = model(inputs, targets)
         loss.backward()
         norm = clip_gradients(model.parameters(), 1.0)
         step_if_finite(optimizer, torch.stack((loss.detach(), norm)))
         optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return loss.detach()
 
     return step
 
@@ -117,21 +121,25 @@ MAKERS: dict[str, Callable[..., Step]] = {
 
 def batch_of(shape: Shape) -> tuple[Tensor, Tensor]:
     """Inputs and targets (B, T), drawn anew."""
-    ids = torch.randint(shape.vocab_size, (shape.batch, shape.context + 1))
+    ids = torch.randint(
+        shape.vocab_size, (shape.batch, shape.context + 1), device=torch.device(shape.device)
+    )
     return ids[:, :-1], ids[:, 1:]
 
 
 def _step(shape: Shape, model: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor]) -> Step:
     """AdamW and clipping around a model's loss."""
+    model.to(shape.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01, fused=True)
 
-    def step() -> float:
-        loss = loss_of(*batch_of(shape))
+    def step() -> Tensor:
+        with torch.autocast(shape.device, torch.bfloat16, enabled=shape.device != "cpu"):
+            loss = loss_of(*batch_of(shape))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return loss.detach()
 
     return step
 
@@ -159,6 +167,8 @@ class Plain(nn.Module):
         )
         self.norm = nn.RMSNorm(d, eps=1e-5)
         self.head = nn.Linear(d, shape.vocab_size, bias=False)
+        if shape.tied:
+            self.head.weight = self.embed.weight
         head_width = d // shape.n_heads
         frequencies = 10_000.0 ** (-torch.arange(0, head_width, 2) / head_width)
         angles = torch.outer(torch.arange(shape.context), frequencies).repeat_interleave(2, -1)

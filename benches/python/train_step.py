@@ -56,7 +56,7 @@ def worker(tool: str, shape: Shape) -> None:
     torch.manual_seed(0)
     name, _, compiled = tool.partition("-")
     step = MAKERS[name](shape, compiled=bool(compiled))
-    first = step()
+    first = float(step())
     expected = math.log(shape.vocab_size)
     if abs(first - expected) > 0.1 * expected:
         sys.exit(f"error: the first loss of {tool} is {first}, not near {expected}")
@@ -65,7 +65,7 @@ def worker(tool: str, shape: Shape) -> None:
     print(json.dumps({"first_loss": first}), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
-        step()
+        float(step())
         seconds = time.perf_counter() - start
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         told = {"step_s": seconds, "peak_mib": memory, "matmul": matmul_peak()}

@@ -49,6 +49,25 @@ def test_a_lost_row_is_shown_from_the_newest_record(tables: ModuleType, tmp_path
     assert "file call" not in text, "a column without an entry is left out"
 
 
+def test_a_gpu_is_shown_once_one_was_measured(tables: ModuleType, tmp_path: Path) -> None:
+    row = {
+        "row": "gpt2-124m",
+        "tool": "lmkit",
+        "device": "a GPU",
+        "shape": {"batch": 32, "context": 1024},
+        "tokens_per_second": 401_234.5,
+        "mfu": None,
+        "of_matmul": 0.5,
+        "peak_mib": 20_000.0,
+    }
+    kept = record("2026-01-01T10:00:00", 1.0) | {"rows": [row]}
+    (tmp_path / "2026-01-01-train_gpu.json").write_text(json.dumps(kept))
+    text = tables.measured(tmp_path)
+    assert (
+        "| gpt2-124m, batch 32 x 1024 | lmkit, a GPU | 401,234 | unknown | 50.0% | 20,000 |" in text
+    )
+
+
 def test_a_readme_without_marks_is_refused(tables: ModuleType) -> None:
     with pytest.raises(SystemExit, match="lacks the marks"):
         tables.with_tables("# lmkit\n", "| a |")
