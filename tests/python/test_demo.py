@@ -58,7 +58,7 @@ def commands_of(said: str) -> list[list[str]]:
 
 def test_the_demo_makes_what_it_says(demo):
     folder, said = demo
-    names = ["train-tokenizer", "tokenize", "train", "evaluate", "generate", "train"]
+    names = ["train-tokenizer", "tokenize", "train", "evaluate", "generate", "plot", "train"]
     assert [words[0] for words in commands_of(said)] == names
     assert (folder / "lmkit-demo" / "checkpoints" / "checkpoint_2.pt").is_file()
     for line in said.partition("Everything is in")[2].splitlines()[1:]:

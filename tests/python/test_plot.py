@@ -20,8 +20,9 @@ from lmkit.errors import MissingFileError, UsageError
 from lmkit.plot import read_run
 from lmkit.plot.curves import curves, smoothed, thinned
 from lmkit.plot.data import plot_data
-from lmkit.plot.history import Columns, is_going
+from lmkit.plot.history import Columns
 from lmkit.plot.naming import run_names
+from lmkit.plot.reading import RunReader, is_going
 from lmkit.plot.terminal import drawing
 from lmkit.plot.words import duration, short, time_step
 from recorded_run import BYTES_PER_TOKEN, TOKENS_PER_STEP, loss_at, record_run, write_metrics
@@ -66,6 +67,25 @@ def test_a_line_that_is_being_written_is_left_for_later(run: Path):
         file.write('{"iter": 301, "loss": 2.')
     found = read_run(run)
     assert (len(found.training), found.torn) == (299, 0)
+
+
+def test_a_growing_file_is_read_on_and_a_replaced_one_anew(run: Path):
+    reader = RunReader(run)
+    assert len(reader.read().training) == 299
+    line = b'{"iter": 301, "loss": 2.0, "lr": 0.1, "grad_norm": 1.0}\n'
+    with (run / "metrics.jsonl").open("ab", buffering=0) as file:
+        for part, count in ((line[:20], 299), (line[20:-1], 300), (b"\n", 300), (b"{", 300)):
+            file.write(part)
+            assert len(reader.read().training) == count
+    assert reader.read().training.y["loss"][-1] == 2.0
+    assert reader.read().torn == 0
+    metrics = run / "metrics.jsonl"
+    kept = [one for one in metrics.read_bytes().splitlines()[:-1] if json.loads(one)["iter"] <= 100]
+    metrics.with_name("new").write_bytes(b"\n".join(kept) + b"\n")
+    metrics.with_name("new").replace(metrics)
+    found = reader.read()
+    assert found.training.x["step"][-1] == 100
+    assert [event.kind for event in found.events] == ["skipped"]
 
 
 def test_lines_that_are_not_whole_are_counted_and_told(

@@ -152,6 +152,10 @@ def command(
     for path in sorted(output_path.iterdir()):
         if path.name != MARKER:
             guide.say(f"  {path}")
+    picture = str(output_path / "plot.html")
+    look = ["lmkit", "plot", str(checkpoint.parent), "--output_path", picture]
+    guide.say("To see how it learned, as a page for your browser:")
+    guide.say(f"   $ {shlex.join(look)}")
     more = ["lmkit", "train", "--load_checkpoint", "latest", "--checkpoint_dir",
             str(checkpoint.parent), "--max_iters", str(10 * steps)]  # fmt: skip
     guide.say("The model is small and has seen little; to train it ten times as long:")

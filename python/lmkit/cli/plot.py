@@ -155,17 +155,18 @@ class _Artist:
         terminal: bool,
         colour: bool,
     ) -> None:
-        self.paths, self.look, self.output = paths, look, output
+        from lmkit.plot import RunReader
+        from lmkit.plot.naming import run_names
+
+        folders = [Path(path).parent if Path(path).is_file() else Path(path) for path in paths]
+        names = run_names(folders)
+        self.readers = [RunReader(path, name) for path, name in zip(paths, names, strict=True)]
+        self.look, self.output = look, output
         self.terminal, self.colour = terminal, colour
 
     def read(self, *, may_be_empty: bool = False) -> "list[Run]":
         """The runs as they are now; one without numbers is refused, unless it has just begun."""
-        from lmkit.plot import read_run
-        from lmkit.plot.naming import run_names
-
-        folders = [Path(path) for path in self.paths]
-        names = run_names([one.parent if one.is_file() else one for one in folders])
-        runs = [read_run(path, name) for path, name in zip(self.paths, names, strict=True)]
+        runs = [reader.read() for reader in self.readers]
         for run in runs:
             if run.is_empty and not (may_be_empty and run.is_going):
                 raise UsageError(
@@ -214,7 +215,8 @@ def _keep_drawing(artist: _Artist, interval: float, say: "Any") -> None:  # noqa
         click.echo(f"Drawing into {artist.output} every {interval:g} s; Ctrl-C ends it")
     before: object = None
     while any(run.is_going for run in runs):
-        now = [(one.stat().st_mtime_ns, one.stat().st_size) for one in _sources(runs)]
+        stats = [reader.metrics.stat() for reader in artist.readers]
+        now = [(one.st_mtime_ns, one.st_size) for one in stats]
         if now != before:
             _wipe(artist)
             artist.draw(runs, interval)
@@ -225,12 +227,6 @@ def _keep_drawing(artist: _Artist, interval: float, say: "Any") -> None:  # noqa
         say("none of the runs goes on, so this is drawn once")
     _wipe(artist)
     artist.draw(runs, None)
-
-
-def _sources(runs: "Sequence[Run]") -> list[Path]:
-    from lmkit.plot.history import METRICS
-
-    return [run.path / METRICS for run in runs]
 
 
 def _wipe(artist: _Artist) -> None:

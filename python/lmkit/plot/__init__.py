@@ -7,6 +7,7 @@ while it still goes on. Everything is drawn from the same thinned curves, so tha
 run agree. Loads no torch; matplotlib only for images.
 """
 
-from lmkit.plot.history import Run, read_run
+from lmkit.plot.history import Run
+from lmkit.plot.reading import RunReader, read_run
 
-__all__ = ["Run", "read_run"]
+__all__ = ["Run", "RunReader", "read_run"]

@@ -167,9 +167,9 @@ class Chart {
     }
     if (one.raw) made.push(node("svg:path", { class: "raw", colour, d: this.path(one.x, one.raw) }));
     made.push(node("svg:path", { class: one.dashed ? "curve validation" : "curve", colour, d: this.path(one.x, one.y) }));
-    if (one.dots || one.x.length === 1) {
+    if ((one.dots && one.x.length <= 80) || one.x.length === 1) {
       one.x.forEach((x, i) => {
-        if (x !== null) made.push(node("svg:circle", { class: "dot", colour, cx: this.xOf(x), cy: this.yOf(one.y[i]), r: one.x.length > 60 ? 1.5 : 2.6 }));
+        if (x !== null) made.push(node("svg:circle", { class: "dot", colour, cx: this.xOf(x), cy: this.yOf(one.y[i]), r: 2.6 }));
       });
     }
     if (one.best !== undefined && one.x[one.best] !== null) {

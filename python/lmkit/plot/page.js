@@ -65,7 +65,7 @@ const CHARTS = [
   { title: "Learning rate", names: [["lr", {}]], fromZero: true },
   { title: "Gradient norm", names: [["grad_norm", SMOOTH]], log: true, fromZero: true },
   { title: "Tokens a second", names: [["tokens_per_second", {}]], fromZero: true },
-  { title: "Share of the device's peak (MFU)", names: [["mfu", {}]], fromZero: true, share: true },
+  { title: "Share of peak (MFU)", names: [["mfu", {}]], fromZero: true, share: true },
 ].filter((one, i) => i < 4 || runs.some((run) => run.curves.mfu));
 for (const one of CHARTS) {
   one.chart = new Chart(one.title);
