@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from lmkit.errors import UsageError
 from lmkit.presets import expand_preset
-from lmkit.setting import Setting, check_settings, near_miss, own_settings, setting
+from lmkit.setting import Setting, check_settings, near_miss, own_settings, setting, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,9 +37,24 @@ GROUPS: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelConfig:
-    """The shape of a Transformer: all that its tensors follow from."""
+    """The shape of a Transformer: all that its tensors follow from.
+
+    Its fields are the flags of ``lmkit train --help`` under *Model*, with the same defaults.
+
+    Raises:
+        UsageError: a field is out of range, or two do not fit each other; it names the flag.
+
+    Example:
+        >>> shape = ModelConfig(vocab_size=1000, d_model=256, n_layers=4, n_heads=4, d_ff=704)
+        >>> shape.d_head
+        64
+        >>> ModelConfig(d_model=100, n_heads=3)
+        Traceback (most recent call last):
+            ...
+        lmkit.errors.UsageError: --d_model 100 is not divisible by --n_heads 3
+    """
 
     vocab_size: int = setting(
         10_000, "Give the model N token ids; the data's must lie below.", group="model", at_least=1
@@ -106,10 +121,17 @@ class ModelConfig:
                 hint=f"with this --d_model, --n_heads can be {_even_divisors(self.d_model)}",
             )
 
+    def __repr__(self) -> str:
+        return shown(self, _SHAPE)
+
     @property
     def d_head(self) -> int:
         """The width of one attention head."""
         return self.head_dim or self.d_model // self.n_heads
+
+
+# What every repr of a model's shape tells.
+_SHAPE = ("vocab_size", "d_model", "n_layers", "n_heads", "max_seq_len", "rope_theta", "d_ff")
 
 
 def _even_divisors(d_model: int) -> str:
@@ -117,9 +139,22 @@ def _even_divisors(d_model: int) -> str:
     return ", ".join(str(n) for n in fitting) or "nothing: take an even --d_model"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainConfig:
-    """A training run: every flag of ``lmkit train``, the model's under ``model``."""
+    """A training run: every flag of ``lmkit train``, the model's under ``model``.
+
+    Raises:
+        UsageError: a field is out of range, or two do not fit each other; it names the flag.
+
+    Example:
+        >>> config = TrainConfig(
+        ...     tokenizer="tokenizer/", train_data="train.npy", batch_size=16, max_time="3h50m"
+        ... )
+        >>> config.max_time
+        13800.0
+        >>> config.learning_rate
+        0.0003
+    """
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
 
@@ -349,6 +384,9 @@ class TrainConfig:
                 hint="or pass a tokenizer folder with --tokenizer",
             )
 
+    def __repr__(self) -> str:
+        return shown(self)
+
     @property
     def schedule_iters(self) -> int:
         """The step at which the schedule has reached ``min_lr``."""
@@ -364,7 +402,7 @@ class TrainConfig:
             raise UsageError("no data given: pass --train_data", hint="lmkit tokenize makes it")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SamplingConfig:
     """How text is drawn from a model: the flags of ``lmkit generate``."""
 
@@ -397,6 +435,9 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    def __repr__(self) -> str:
+        return shown(self)
 
 
 def settings(config_class: type) -> dict[str, Setting]:

@@ -156,6 +156,25 @@ def own_settings(config_class: type) -> dict[str, Setting]:
     return found
 
 
+def shown(config: object, always: typing.Collection[str] = ()) -> str:
+    """A config as a call that makes it again, without the settings that have their defaults.
+
+    Args:
+        config: a dataclass of settings.
+        always: names of fields that are shown in any case.
+    """
+    fields = [one for one in dataclasses.fields(typing.cast("Any", config)) if one.init]
+    known = own_settings(type(config))
+    texts = [
+        f"{one.name}={getattr(config, one.name)!r}"
+        for one in fields
+        if one.name in always
+        or one.name not in known
+        or getattr(config, one.name) != known[one.name].default
+    ]
+    return f"{type(config).__name__}({', '.join(texts)})"
+
+
 def check_settings(config: object) -> None:
     """Replace each field of a frozen config by its checked value; for ``__post_init__``."""
     for name, one in own_settings(type(config)).items():

@@ -124,6 +124,11 @@ class TokenReader:
     Raises:
         MissingFileError: there is no such file.
         MalformedError: it is no token file, or is not as long as header or sidecar say.
+
+    Example:
+        >>> with TokenReader("train.npy") as reader:
+        ...     reader.read(0, 4).shape
+        (4,)
     """
 
     def __init__(self, path: FilePath) -> None:
@@ -199,6 +204,11 @@ def open_tokens(path: FilePath) -> "np.memmap[Any, np.dtype[np.integer[Any]]]":
     Raises:
         MissingFileError: there is no such file.
         MalformedError: it is no token file, or is not as long as header or sidecar say.
+
+    Example:
+        >>> tokens = open_tokens("train.npy")
+        >>> tokens.ndim, tokens.dtype.name, tokens.flags.writeable
+        (1, 'int32', False)
     """
     import numpy as np
 

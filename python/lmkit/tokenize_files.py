@@ -64,6 +64,12 @@ def tokenize(
         UsageError: an output exists, or options exclude each other.
         MismatchError: the run to resume had another tokenizer, other options or other inputs.
         SystemRefusedError: the system refused a read or a write.
+
+    Example:
+        >>> from lmkit import Tokenizer, open_tokens
+        >>> summary = tokenize("raw_text.txt", "tokens.npy", Tokenizer.load("tokenizer/"))
+        >>> summary["tokens"] == len(open_tokens("tokens.npy"))
+        True
     """
     job = plan(
         inputs,

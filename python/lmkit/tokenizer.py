@@ -123,6 +123,10 @@ class Tokenizer:
         Raises:
             MissingFileError: there is nothing at ``path``.
             MalformedError: it is not a byte-level BPE tokenizer; the message says why.
+
+        Example:
+            >>> Tokenizer.load("tokenizer/") == Tokenizer.load("tokenizer/tokenizer.json")
+            True
         """
         specials = list(special_tokens) if special_tokens is not None else None
         return cls._wrap(_core.Tokenizer.load(os.fspath(path), specials, pattern))
@@ -284,6 +288,12 @@ class Tokenizer:
         Raises:
             UsageError: ``folder`` exists (and is not a tokenizer folder, or ``force`` is off).
             SystemRefusedError: the system refused a write.
+
+        Example:
+            >>> tok = Tokenizer.train(texts=["low lower lowest"], vocab_size=259)
+            >>> tok.save("low_tokenizer")
+            >>> Tokenizer.load("low_tokenizer") == tok
+            True
         """
         left_out = self._native.save(os.fspath(folder), force)
         if left_out is not None:
@@ -301,6 +311,13 @@ class Tokenizer:
         Raises:
             MalformedError: a lone surrogate, with its index.
             UsageError: a special token in the text with ``special="error"``.
+
+        Example:
+            >>> tok = Tokenizer.train(texts=["low lower lowest"], vocab_size=259)
+            >>> tok.encode("lower<|endoftext|>")
+            [257, 68, 81, 258]
+            >>> len(tok.encode("lower<|endoftext|>", special="none"))
+            16
         """
         return self._native.encode(text, special)
 
@@ -325,6 +342,12 @@ class Tokenizer:
         Returns:
             ``(ids, offsets)``: int32 ids of all texts in a row, and int64 offsets of shape
             (len(texts) + 1,); text i has ``ids[offsets[i]:offsets[i + 1]]``.
+
+        Example:
+            >>> tok = Tokenizer.train(texts=["low lower lowest"], vocab_size=259)
+            >>> ids, offsets = tok.encode_batch(["low", "", "lower"])
+            >>> ids.tolist(), offsets.tolist()
+            ([257, 257, 68, 81], [0, 1, 1, 4])
         """
         return self._native.encode_batch(list(texts), special, num_threads)
 
@@ -336,6 +359,11 @@ class Tokenizer:
         Equal to ``encode("".join(texts))`` wherever the text is cut, but never holds more than the
         stretch of text that no token boundary divides. Works on the calling thread, in memory that
         was taken when the tokenizer was made.
+
+        Example:
+            >>> tok = Tokenizer.train(texts=["low lower lowest"], vocab_size=259)
+            >>> list(tok.encode_iterable(["lo", "w", "er"])) == tok.encode("lower")
+            True
         """
         return self._native.encode_iterable(iter(texts), special)
 
@@ -347,6 +375,11 @@ class Tokenizer:
 
         Raises:
             MalformedError: an id that is not in the vocabulary, with its index.
+
+        Example:
+            >>> tok = Tokenizer.train(texts=["low lower lowest"], vocab_size=259)
+            >>> tok.decode([257, 68, 81])
+            'lower'
         """
         return self._native.decode(ids)
 
@@ -355,7 +388,14 @@ class Tokenizer:
         return self._native.decode_bytes(ids)
 
     def stream_decoder(self) -> _core.StreamDecoder:
-        """A decoder for ids that come one by one; it holds back characters that are not whole."""
+        """A decoder for ids that come one by one; it holds back characters that are not whole.
+
+        Example:
+            >>> tok = Tokenizer({byte: bytes([byte]) for byte in range(256)}, [])
+            >>> decoder = tok.stream_decoder()
+            >>> [decoder.push(token_id) for token_id in tok.encode("é!")] + [decoder.finish()]
+            ['', 'é', '!', '']
+        """
         return self._native.stream_decoder()
 
     @property

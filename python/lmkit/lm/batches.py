@@ -52,6 +52,10 @@ class Mixture:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{share:.3g}" for share in np.diff(self.shares, prepend=0.0))
+        return f"Mixture(tokens={len(self)}, parts={len(self.parts)}, shares=[{shares}])"
+
     def read(self, start: int, stop: int) -> NDArray[np.integer]:
         """The tokens from ``start`` up to ``stop``, which lie in one of the parts."""
         number = int(np.searchsorted(self.ends, start, side="right"))
@@ -133,6 +137,13 @@ class TokenBatches:
         self._rank, self._ranks = rank, ranks
         self._by_epoch = sampling == "epoch"
         self._key = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+
+    def __repr__(self) -> str:
+        return (
+            f"TokenBatches(tokens={len(self.tokens)}, batch_size={self.batch_size}, "
+            f"context_length={self.context_length}, grad_accum_steps={self.grad_accum_steps}, "
+            f"sampling={'epoch' if self._by_epoch else 'random'!r}, device={str(self.device)!r})"
+        )
 
     @property
     def tokens_per_step(self) -> int:

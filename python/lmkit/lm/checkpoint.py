@@ -99,7 +99,21 @@ def load_model(
     """The model of a training run, on the CPU and ready to evaluate, with its tokenizer.
 
     Of a run that averages its weights it has the average, which is what the run evaluated.
-    ``path`` is a checkpoint, or a run folder, of which the newest that verifies is taken.
+
+    Args:
+        path: a checkpoint, or a run folder, of which the newest that verifies is taken.
+        notice: told what was passed over or not verified; None warns.
+
+    Raises:
+        MissingFileError: there is no checkpoint.
+        MismatchError: it is damaged, or is not of a run.
+
+    Example:
+        >>> model, tokenizer = load_model("checkpoints/")
+        >>> model.training, model.context_length
+        (False, 32)
+        >>> tokenizer.decode(tokenizer.encode("a b"))
+        'a b'
     """
     if Path(path).is_dir():
         name, state = read_latest(path, notice)

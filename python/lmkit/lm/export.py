@@ -127,6 +127,11 @@ def export_model(
         MissingFileError: there is no such checkpoint.
         MismatchError: the checkpoint is damaged, or is not of a run.
         SystemRefusedError: the system refused a write.
+
+    Example:
+        >>> exported = export_model("checkpoints/", "for_others", dtype="bfloat16")
+        >>> exported.architecture, exported.files[:2]
+        ('llama', ('README.md', 'config.json'))
     """
     tell = notice or _ignore
     target = Path(out)

@@ -93,6 +93,11 @@ def import_model(
         MalformedError: lmkit's model cannot be that one; the message names the field.
         MismatchError: weights, configuration and tokenizer do not belong together.
         UsageError: the folder holds a run, or an argument has no effect or is out of range.
+
+    Example:
+        >>> made = import_model("my_model/", "another_run")
+        >>> made.checkpoint, made.kind, made.iteration
+        ('another_run/checkpoint_0.pt', 'llama', 0)
     """
     tell = notice or _ignore
     typed, path = os.fspath(checkpoint_dir), Path(source)

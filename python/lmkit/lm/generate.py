@@ -74,6 +74,19 @@ def generate(
         seed: the same seed gives the same samples; None gives new ones each time. Sample i does not
             depend on how many there are.
         num_samples: how many texts to make.
+
+    Raises:
+        UsageError: an argument is out of range, or the prompt is empty and nothing begins a text.
+        MismatchError: the tokenizer is not the model's.
+
+    Example:
+        >>> from lmkit.lm import load_model
+        >>> model, tokenizer = load_model("checkpoints/")
+        >>> pieces = generate(model, tokenizer, "Once", max_new_tokens=8, temperature=0.8, seed=1)
+        >>> text = "Once" + "".join(pieces)
+        >>> again = generate(model, tokenizer, "Once", max_new_tokens=8, temperature=0.8, seed=1)
+        >>> "Once" + "".join(again) == text
+        True
     """
     SamplingConfig(  # names the flag that is out of its range
         max_new_tokens=max_new_tokens,

@@ -246,6 +246,19 @@ class Transformer(nn.Module):
             it look at all that came before. It is for whole windows: with a cache it has no effect.
         context_length: the window to use it with by default. The positions there are, until
             loading a checkpoint sets the length it was trained on: beyond it a model guesses.
+
+    Raises:
+        UsageError: more ids are given than there are positions.
+
+    Example:
+        >>> import torch
+        >>> model = Transformer(ModelConfig(vocab_size=300, d_model=64, n_layers=2, n_heads=4))
+        >>> ids = torch.tensor([[5, 17, 42, 7]])
+        >>> model(ids).shape  # of the next token at each position
+        torch.Size([1, 4, 300])
+        >>> loss = model(ids[:, :-1], ids[:, 1:])
+        >>> loss.shape, loss.requires_grad
+        (torch.Size([]), True)
     """
 
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
@@ -305,6 +318,10 @@ class Transformer(nn.Module):
         for index, layer in enumerate(self.layers):
             x_BTE = layer(x_BTE, positions_T, cache[index] if cache else None, seen_B1TS)
         return cast("Tensor", self.ln_final(x_BTE))
+
+    def extra_repr(self) -> str:
+        """What the module's repr tells before its parts."""
+        return f"{self.config!r}, {self.parameter_count():,} parameters"
 
     def next_token_logits(self, ids_BT: Tensor, cache: list[LayerCache]) -> Tensor:
         """Logits (B, V) of what follows the last of ``ids``, which continue what ``cache`` holds.

@@ -49,6 +49,30 @@ class Trainer:
     Attributes:
         step: how many optimizer steps the model has taken.
         exit_code: what the command line ends with: 0, or 130 or 143 after a signal.
+        model, optimizer, config, device: what the run has, from ``train`` on.
+
+    Example:
+        >>> from lmkit.lm import ModelConfig
+        >>> shape = ModelConfig(vocab_size=300, d_model=32, n_layers=1, n_heads=2, d_ff=64)
+        >>> trainer = Trainer(
+        ...     TrainConfig(
+        ...         model=shape,
+        ...         tokenizer="tokenizer/",
+        ...         train_data="train.npy",
+        ...         checkpoint_dir="new_run",
+        ...         context_length=32,
+        ...         batch_size=4,
+        ...         max_iters=20,
+        ...     ),
+        ...     report=Silence(),
+        ... )
+        >>> trainer
+        Trainer(checkpoint_dir='new_run', not begun)
+        >>> history = trainer.train()
+        >>> [record["iter"] for record in history if "loss" in record][-1]
+        20
+        >>> trainer
+        Trainer(checkpoint_dir='new_run', step=20, max_iters=20, parameters=29536, device='cpu')
     """
 
     def __init__(
@@ -73,11 +97,33 @@ class Trainer:
         self._report = report or Report()
         self._force = force
 
+    def __repr__(self) -> str:
+        if hasattr(self, "model"):
+            return (
+                f"Trainer(checkpoint_dir={self.config.checkpoint_dir!r}, step={self.step}, "
+                f"max_iters={self.config.max_iters}, parameters={self.model.parameter_count()}, "
+                f"device={str(self.device.device)!r})"
+            )
+        given = self._given
+        if isinstance(given, TrainConfig):
+            folder: object = given.checkpoint_dir
+        else:
+            folder = given.get("checkpoint_dir", TrainConfig.checkpoint_dir)
+        return f"Trainer(checkpoint_dir={folder!r}, not begun)"
+
     def train(self) -> list[dict[str, Any]]:
         """Take the steps that are left; the run's history, as ``metrics.jsonl`` has it.
 
         SIGINT and SIGTERM end the run after the step at hand; the history so far is returned and
         ``exit_code`` tells which it was.
+
+        Raises:
+            UsageError: settings are missing or do not fit, or the folder holds another run.
+            MalformedError: an id of the data is out of range, or a file is not what it should be.
+            MismatchError: data, tokenizer and checkpoint do not belong together.
+            TrainingError: the loss is no longer a number, or memory ran out; its hint says what
+                helps.
+            SystemRefusedError: the folder is in use, or the disk refused a write.
         """
         self._began = time.monotonic()
         with joined() as self._ranks:
