@@ -149,6 +149,26 @@ pub enum Error {
         /// Byte offset in the (decompressed) text.
         offset: u64,
     },
+    /// A row whose text is not UTF-8.
+    #[error("{}: row {row} is not UTF-8 at byte {offset} of its text", path.display())]
+    RowNotUtf8 {
+        /// The path as given.
+        path: PathBuf,
+        /// The row's number, from 0.
+        row: u64,
+        /// Byte offset in the row's text.
+        offset: usize,
+    },
+    /// A reader of a format that is not the core's own failed.
+    #[error("{message}")]
+    Reader {
+        /// Which kind of failure that is.
+        kind: ErrorKind,
+        /// What it said.
+        message: String,
+        /// What it said to do about it.
+        hint: Option<String>,
+    },
     /// Nothing to learn from.
     #[error("the input holds no text to learn from")]
     EmptyCorpus,
@@ -215,7 +235,9 @@ impl Error {
             | Self::UnknownId { .. }
             | Self::MalformedFile { .. }
             | Self::EmptyCorpus
+            | Self::RowNotUtf8 { .. }
             | Self::NotUtf8 { .. } => ErrorKind::Malformed,
+            Self::Reader { kind, .. } => *kind,
             Self::Io { .. } => ErrorKind::System,
             Self::Mismatch(_) => ErrorKind::Mismatch,
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
@@ -225,10 +247,13 @@ impl Error {
     }
 
     /// What to do about it, where there is something to say.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
         match self {
             Self::OutputExists { .. } => Some("choose another name, or replace it with --force"),
-            Self::NotUtf8 { .. } => Some("--errors replace or --errors bytes takes such text"),
+            Self::Reader { hint, .. } => hint.as_deref(),
+            Self::NotUtf8 { .. } | Self::RowNotUtf8 { .. } => {
+                Some("--errors replace or --errors bytes takes such text")
+            }
             Self::MemoryLimit { .. } => {
                 Some("raise the limit, or let --allow_pruning drop the rarest")
             }

@@ -1,7 +1,7 @@
 //! Files → slices of text cut where no token can cross.
 //!
 //! Paths are files, folders, globs or `-`; gzip and zstd are known by their content; `.jsonl` files
-//! give one field of each line. Any number of threads take slices from one [`Slices`]: large plain
+//! give one field of each line, `.parquet` files one column, through a [`RowFormat`]. Any number of threads take slices from one [`Slices`]: large plain
 //! files are read by position, outside the lock; everything else is read (and decompressed) in order by
 //! whichever thread asks next, while the others work. A slice holds about a megabyte, however long
 //! the input or short its documents. Memory is one slice a thread, and the longest stretch without
@@ -12,6 +12,7 @@ mod grid;
 mod inputs;
 mod open;
 mod records;
+mod rows;
 mod slice;
 mod stream;
 
@@ -30,8 +31,10 @@ pub use document_cuts::{Cut, Sample};
 use inputs::Inputs;
 pub use inputs::{Input, STDIN, modified_ns};
 use open::{Opened, PlainFile};
-use slice::Segment;
+use rows::RowStream;
+pub use rows::{RowBatch, RowFormat, RowReader};
 pub use slice::{Content, Piece, Slice};
+use slice::{Kind, Segment};
 use stream::Stream;
 
 /// How much of a document decides whether it goes to validation.
@@ -69,9 +72,11 @@ impl DecodeErrors {
 pub struct SourceOptions {
     /// What happens to bytes that are not UTF-8.
     pub errors: DecodeErrors,
-    /// The field of a JSON line that holds the text; `text` where none is given. Standard input
-    /// is read as JSON lines if one is.
+    /// The field of a JSON line, or the column, that holds the text; `text` where none is given.
+    /// Standard input is read as JSON lines if one is.
     pub text_field: Option<String>,
+    /// What reads `.parquet` files; without it they are refused.
+    pub parquet: Option<Arc<dyn RowFormat>>,
     /// The longest line of JSON, or stretch of text without a cut, that is taken.
     pub max_record_bytes: u64,
     /// What somebody whose text has a longer one can do.
@@ -85,6 +90,7 @@ impl Default for SourceOptions {
         Self {
             errors: DecodeErrors::Strict,
             text_field: None,
+            parquet: None,
             max_record_bytes: 1 << 30,
             long_record_hint: "--max_record_bytes sets the limit",
             slice_bytes: 1 << 20,
@@ -122,10 +128,10 @@ impl TextSource {
         }
         let source = Self { inputs, options };
         if let Some(field) = &source.options.text_field
-            && !source.inputs.list.iter().any(|input| source.is_jsonl(input))
+            && !source.inputs.list.iter().any(|input| source.has_records(input))
         {
             return Err(Error::Usage(format!(
-                "--text_field {field} has no effect: no input is .jsonl or standard input"
+                "--text_field {field} has no effect: no input is .jsonl, .parquet or standard input"
             )));
         }
         Ok(source)
@@ -149,10 +155,9 @@ impl TextSource {
     /// The options that decide about the text, by the names of their flags.
     pub fn settings(&self) -> [(String, String); 3] {
         let errors = format!("{:?}", self.options.errors).to_lowercase();
-        let field = self.options.text_field.as_deref().unwrap_or("text");
         [
             ("errors".to_owned(), errors),
-            ("text_field".to_owned(), field.to_owned()),
+            ("text_field".to_owned(), self.text_field().to_owned()),
             ("max_record_bytes".to_owned(), self.options.max_record_bytes.to_string()),
         ]
     }
@@ -167,6 +172,26 @@ impl TextSource {
         self.inputs.leave_out(paths);
     }
 
+    /// Refuses files of rows that cannot be read, or have no text, before hours of work: looks at
+    /// what each says of itself.
+    pub fn check_rows(&self) -> Result<()> {
+        for input in self.inputs.list.iter().filter(|input| input.is_named_parquet()) {
+            self.row_format(input)?.check(&input.path, self.text_field())?;
+        }
+        Ok(())
+    }
+
+    fn text_field(&self) -> &str {
+        self.options.text_field.as_deref().unwrap_or("text")
+    }
+
+    fn row_format(&self, input: &Input) -> Result<&dyn RowFormat> {
+        self.options.parquet.as_deref().ok_or_else(|| {
+            let path = input.path.display();
+            Error::Usage(format!("{path}: nothing here reads Parquet; lmkit does from Python"))
+        })
+    }
+
     /// Bytes on disk; 0 where an input cannot say.
     pub fn total_bytes(&self) -> u64 {
         if self.inputs.list.iter().any(Input::is_stdin) {
@@ -175,12 +200,12 @@ impl TextSource {
         self.inputs.list.iter().map(Input::bytes).sum()
     }
 
-    /// Whether the inputs come as documents of their own: lines of JSON, a folder, a glob, or
-    /// several files.
+    /// Whether the inputs come as documents of their own: lines of JSON, rows, a folder, a glob,
+    /// or several files.
     pub fn has_documents(&self) -> bool {
         self.inputs.gathered
             || self.inputs.list.len() > 1
-            || self.inputs.list.iter().any(|input| self.is_jsonl(input))
+            || self.inputs.list.iter().any(|input| self.has_records(input))
     }
 
     /// The text in slices, cut by `cut`; with `split` told apart by document. Reading adds the
@@ -195,7 +220,7 @@ impl TextSource {
         let reading = Reading {
             inputs: &self.inputs.list,
             errors: self.options.errors,
-            text_field: self.options.text_field.as_deref().unwrap_or("text"),
+            text_field: self.text_field(),
             max_record_bytes: self.options.max_record_bytes,
             long_record_hint: self.options.long_record_hint,
             slice_bytes: self.options.slice_bytes.min(limit),
@@ -208,6 +233,11 @@ impl TextSource {
 
     fn is_jsonl(&self, input: &Input) -> bool {
         input.is_named_jsonl() || (input.is_stdin() && self.options.text_field.is_some())
+    }
+
+    /// Whether each record of `input` is a document.
+    fn has_records(&self, input: &Input) -> bool {
+        self.is_jsonl(input) || input.is_named_parquet()
     }
 }
 
@@ -318,11 +348,13 @@ struct Feed<'s> {
     current: Option<Current<'s>>,
     has_ended: bool,
     not_text: Vec<PathBuf>,
+    nulls: u64,
 }
 
 enum Current<'s> {
     Cells { input: usize, file: Arc<PlainFile>, next: u64 },
     Stream(Box<Stream<'s>>),
+    Rows(Box<RowStream>),
 }
 
 struct Cell {
@@ -396,6 +428,11 @@ impl<'s> Slices<'s> {
         self.feed.lock().unwrap_or_else(PoisonError::into_inner).not_text.clone()
     }
 
+    /// How many rows so far had no text, and were passed over.
+    pub fn nulls(&self) -> u64 {
+        self.feed.lock().unwrap_or_else(PoisonError::into_inner).nulls
+    }
+
     fn take(&self, feed: &mut Feed<'s>, slice: &mut Slice) -> Result<Taken> {
         while slice.bytes.len() <= self.reading.slice_bytes / 2
             && slice.segments.len() < MOST_SEGMENTS
@@ -422,6 +459,11 @@ impl<'s> Slices<'s> {
                         feed.current = None;
                     }
                 }
+                Some(Current::Rows(rows)) => {
+                    if !rows.fill(slice, &self.reading, &mut feed.nulls)? {
+                        feed.current = None;
+                    }
+                }
             }
         }
         Ok(Taken::Stretch)
@@ -431,6 +473,18 @@ impl<'s> Slices<'s> {
         let place = feed.next_input;
         let input = &self.source.inputs.list[place];
         feed.next_input += 1;
+        if input.is_named_parquet() {
+            let format = self.source.row_format(input)?;
+            open::check_planned(input)?;
+            feed.current = Some(Current::Rows(Box::new(RowStream {
+                input: place,
+                path: input.path.clone(),
+                reader: format.open(&input.path, self.source.text_field())?,
+                batch: RowBatch::default(),
+                taken: 0,
+            })));
+            return Ok(());
+        }
         let is_jsonl = self.source.is_jsonl(input);
         let (mut start, mut ends_input) = (0, true);
         let (reader, compression): (Box<dyn std::io::Read + Send + 's>, _) =
@@ -481,7 +535,7 @@ impl<'s> Slices<'s> {
                 input: cell.input,
                 offset: cell.file.start + range.start,
                 line: 0,
-                is_record: false,
+                kind: Kind::Text,
                 starts_document: range.start == 0,
                 ends_document: range.end == cell.file.size && cell.file.ends_file(),
                 in_validation: false,

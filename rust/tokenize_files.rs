@@ -89,6 +89,8 @@ pub struct Summary {
     pub val_checksums: Checksums,
     /// Files of folders that hold no text and were passed over.
     pub skipped: Vec<PathBuf>,
+    /// Rows of tables that have no text and were passed over.
+    pub null_rows: u64,
     /// How much text of these was there already, from a killed run.
     pub resumed_bytes: u64,
     /// From the first read to the last rename.
@@ -180,6 +182,7 @@ pub fn tokenize_files(
     keeper.remove();
     summary.resumed_bytes = begun.train.text_bytes + begun.validation.text_bytes;
     summary.skipped = slices.not_text();
+    summary.null_rows = slices.nulls();
     summary.seconds = start.elapsed().as_secs_f64();
     Ok(summary)
 }

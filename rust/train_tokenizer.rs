@@ -7,6 +7,7 @@
 //! saved counts; what is said and does not fit them is an error before anything is read.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -19,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::learn_merges::{COUNTING, LearnOptions, learn_merges};
 use crate::pretokenize::Scheme;
 use crate::progress::Progress;
-use crate::text_source::{DecodeErrors, SourceOptions, Split, TextSource};
+use crate::text_source::{DecodeErrors, RowFormat, SourceOptions, Split, TextSource};
 use crate::vocabulary_files::TokenizerParts;
 use crate::vocabulary_report::{self, Report};
 
@@ -116,18 +117,20 @@ impl Trainer {
         })
     }
 
-    /// What `paths` name, without what this run itself will write.
+    /// What `paths` name, without what this run itself will write; `parquet` reads such files.
     pub fn source(
         &self,
         paths: &[PathBuf],
         errors: &str,
         text_field: Option<String>,
         leave_out: &[PathBuf],
+        parquet: Option<Arc<dyn RowFormat>>,
     ) -> Result<TextSource> {
         let errors = DecodeErrors::new(errors)?;
         let mut options = SourceOptions {
             errors,
             text_field,
+            parquet,
             long_record_hint: "cut it into documents, or give another --pattern",
             ..SourceOptions::default()
         };
@@ -139,6 +142,7 @@ impl Trainer {
         }
         let mut source = TextSource::new(paths, options)?;
         source.leave_out(leave_out);
+        source.check_rows()?;
         Ok(source)
     }
 

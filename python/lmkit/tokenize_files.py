@@ -31,8 +31,8 @@ def tokenize(
     """Turn text files into a token file with a sidecar, in bounded memory.
 
     Args:
-        inputs: a file, a folder, a glob or ``"-"``, or several; ``.gz``, ``.zst`` and ``.jsonl``
-            are understood.
+        inputs: a file, a folder, a glob or ``"-"``, or several; ``.gz``, ``.zst``, ``.jsonl`` and
+            ``.parquet`` (with pyarrow) are understood.
         output: a ``.npy`` or ``.bin`` file; it appears only when whole.
         tokenizer: what to encode with.
         method: ``"streaming"``, or ``"in-memory"``, which writes the same bytes at the end.
@@ -45,7 +45,8 @@ def tokenize(
             an empty string writes none.
         val_fraction: send this share of the documents to ``val_output``.
         val_output: default: ``NAME.val.npy`` beside the output.
-        text_field: the field of a JSON line that holds the text; default ``text``.
+        text_field: the field of a JSON line, or the column of a ``.parquet`` file, that holds the
+            text; default ``text``.
         num_threads: encoder threads; None: one per core. The result does not depend on it.
         max_record_bytes: the longest record, or stretch of text without a cut, that is taken.
         force: replace outputs that are there already.
@@ -55,7 +56,8 @@ def tokenize(
 
     Returns:
         A summary: tokens, documents, text_bytes, smallest_id, largest_id, checksum, seconds,
-        skipped files, and the same for ``validation``; with ``resume`` also resumed_bytes, how much
+        skipped files, null_rows (rows of a table without text, passed over), and the same for
+        ``validation``; with ``resume`` also resumed_bytes, how much
         of the text was done before.
 
     Raises:

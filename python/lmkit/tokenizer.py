@@ -211,7 +211,8 @@ class Tokenizer:
             num_threads: how many threads count; None: one per core.
             errors: what to do with bytes in files that are not UTF-8: refuse them, replace them by
                 U+FFFD, or take each as a pretoken of its own.
-            text_field: the field of each line of ``.jsonl`` that holds the text.
+            text_field: the field of each line of ``.jsonl``, or the column of ``.parquet``, that
+                holds the text.
             force: replace a file of counts that is there already.
             progress: called as ``progress(phase, done, total)`` while counting (phase 0, in bytes)
                 and merging (phase 1, in tokens); 0 stands for a total that is not known.

@@ -86,7 +86,8 @@ impl Counting {
             })
         });
         first_cause(results)?;
-        Ok(Counts { not_text: slices.not_text(), ..gate.finish(progress)? })
+        let (not_text, null_rows) = (slices.not_text(), slices.nulls());
+        Ok(Counts { not_text, null_rows, ..gate.finish(progress)? })
     }
 
     /// Counts texts that come one after another: `feed` is called on this thread and hands its
@@ -240,6 +241,8 @@ pub struct Counts {
     pub pruned: Pruned,
     /// Files of folders that turned out to hold no text.
     pub not_text: Vec<PathBuf>,
+    /// Rows of tables that have no text.
+    pub null_rows: u64,
 }
 
 /// Of several errors the cause, not the call to stop that followed it.

@@ -1,18 +1,20 @@
 //! `_core.Learner`: files, texts or saved counts → a tokenizer, step by step.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyIterator, PyString};
 
 use super::job;
+use super::parquet::Parquet;
 use super::tokenizer::{Tokenizer, borrow};
 use crate::count_pretokens::{self, Batch, HandOver, MemoryLimit};
 use crate::error::{Error, Result};
 use crate::learn_merges::{COUNTING, LearnOptions, SpecialIds, TieBreak};
 use crate::progress::Progress;
+use crate::text_source::RowFormat;
 use crate::train_tokenizer::{TrainOptions, Trainer};
 use crate::vocabulary_files;
 
@@ -39,6 +41,9 @@ pub(super) struct Counts {
     /// Files of folders that hold no text.
     #[pyo3(get)]
     not_text: Vec<PathBuf>,
+    /// Rows of tables that have no text.
+    #[pyo3(get)]
+    null_rows: u64,
 }
 
 impl Counts {
@@ -49,6 +54,7 @@ impl Counts {
             text_bytes: inner.learned.text_bytes(),
             pruned: (pruned.pretokens, pruned.text_bytes, pruned.lowest_kept),
             not_text: inner.not_text.clone(),
+            null_rows: inner.null_rows,
             inner: Mutex::new(inner),
         }
     }
@@ -120,7 +126,8 @@ impl Learner {
             let sizes = if paths.is_empty() {
                 (0, 0)
             } else {
-                let source = self.0.source(&paths, "strict", text_field, leave_out)?;
+                let source =
+                    self.0.source(&paths, "strict", text_field, leave_out, Some(parquet()))?;
                 (source.inputs().len(), source.total_bytes())
             };
             if let Some(output_path) = &output_path {
@@ -139,7 +146,7 @@ impl Learner {
         leave_out: Vec<PathBuf>,
         progress: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Counts> {
-        let source = || self.0.source(&paths, errors, text_field, &leave_out);
+        let source = || self.0.source(&paths, errors, text_field, &leave_out, Some(parquet()));
         let source = if paths.is_empty() { None } else { Some(py.detach(source)?) };
         let state = Progress::default();
         let count = || self.0.count_source(source.as_ref(), &self.0.threads()?, &state);
@@ -174,7 +181,8 @@ impl Learner {
         text_field: Option<String>,
         progress: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let source = py.detach(|| self.0.source(&paths, errors, text_field, &[]))?;
+        let source =
+            py.detach(|| self.0.source(&paths, errors, text_field, &[], Some(parquet())))?;
         let state = Progress::default();
         let count = || self.0.count_held_out(&source, &self.0.threads()?, &state);
         let held_out = job::run(py, &state, progress.as_ref(), count)??;
@@ -234,6 +242,10 @@ impl Learner {
         dict.set_item("longest", named(&report.longest))?;
         Ok(dict)
     }
+}
+
+fn parquet() -> Arc<dyn RowFormat> {
+    Arc::new(Parquet)
 }
 
 /// Hands the texts over; the threads that count do not need the interpreter.

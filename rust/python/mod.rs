@@ -4,6 +4,7 @@ mod checksum;
 mod errors;
 mod job;
 mod learn;
+mod parquet;
 mod shards;
 mod tokenize_files;
 mod tokenizer;

@@ -2,10 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 
 use super::job;
+use super::parquet::Parquet;
 use super::tokenizer::{Tokenizer, handling};
 use crate::progress::Progress;
 use crate::resume_point;
@@ -31,11 +33,17 @@ impl ShardInputs {
         left_out: Vec<PathBuf>,
     ) -> PyResult<Self> {
         let errors = DecodeErrors::new(errors)?;
-        let reading =
-            SourceOptions { errors, text_field, max_record_bytes, ..SourceOptions::default() };
+        let reading = SourceOptions {
+            errors,
+            text_field,
+            max_record_bytes,
+            parquet: Some(Arc::new(Parquet)),
+            ..SourceOptions::default()
+        };
         let mut source = TextSource::new(&paths, reading)?;
         source.leave_out(&left_out);
         source.check_again()?;
+        source.check_rows()?;
         Ok(Self { source })
     }
 

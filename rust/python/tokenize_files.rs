@@ -1,12 +1,14 @@
 //! `_core.TokenizeJob`: inputs, tokenizer and options, checked; then run.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::job;
+use super::parquet::Parquet;
 use super::tokenizer::{Tokenizer, handling};
 use crate::error::Result;
 use crate::progress::Progress;
@@ -54,6 +56,7 @@ impl TokenizeJob {
         let reading = SourceOptions {
             errors: DecodeErrors::new(errors)?,
             text_field,
+            parquet: Some(Arc::new(Parquet)),
             max_record_bytes,
             slice_bytes: slice_bytes.unwrap_or_else(|| tokenize_files::slice_bytes(num_threads)),
             ..SourceOptions::default()
@@ -76,7 +79,10 @@ impl TokenizeJob {
             note_every: note_every.map_or(resume_point::EVERY, Duration::from_secs_f64),
             is_shard: false,
         };
-        py.detach(|| tokenize_files::check(inner, &source, &options))?;
+        py.detach(|| {
+            tokenize_files::check(inner, &source, &options)?;
+            source.check_rows()
+        })?;
         Ok(Self { tokenizer, source, options })
     }
 
@@ -108,6 +114,7 @@ impl TokenizeJob {
         let reading = SourceOptions {
             errors: DecodeErrors::new(errors)?,
             text_field,
+            parquet: Some(Arc::new(Parquet)),
             max_record_bytes,
             slice_bytes: tokenize_files::slice_bytes(num_threads),
             ..SourceOptions::default()
@@ -189,6 +196,7 @@ impl TokenizeJob {
             .map(|path| path.display().to_string())
             .collect();
         result.set_item("skipped", skipped)?;
+        result.set_item("null_rows", summary.null_rows)?;
         if self.options.validation.is_some() {
             let validation = counts(py, &summary.validation)?;
             if is_shard {

@@ -2,7 +2,7 @@
 //!
 //! Aims at equal stretches of bytes on disk and takes the first document end from each aim on: a
 //! line end in lines of JSON, a separator in other plain text. Files that cannot be entered in the
-//! middle (compressed, or one document) fall to one side whole. Reads a little at each aim, and no
+//! middle (compressed, of rows, or one document) fall to one side whole. Reads a little at each aim, and no
 //! byte twice: a document longer than several shards is passed once.
 
 use std::fs;
@@ -98,6 +98,11 @@ impl TextSource {
         });
         let Some(input) = found else { return Ok(None) };
         let offset = u64::try_from(offset).unwrap_or(u64::MAX);
+        if input.is_named_parquet() {
+            let part = vec![Input { range: Some(0..input.size), ..input.clone() }];
+            let source = Self::planned(part, true, self.options.clone())?;
+            return Ok(Some(Sample { source, bytes: None }));
+        }
         let (range, errors, is_exact) = match open::open(input, progress)? {
             Opened::NotText => return Ok(None),
             Opened::Stream { .. } => (0..input.size, self.options.errors, false),
@@ -142,7 +147,7 @@ impl TextSource {
 pub struct Sample {
     /// The text.
     pub source: TextSource,
-    /// Its bytes on disk; None of a compressed file, which goes on for longer than was asked.
+    /// Its bytes on disk; None of a compressed file or one of rows, which goes on for longer than was asked.
     pub bytes: Option<u64>,
 }
 
@@ -180,6 +185,9 @@ impl File<'_> {
     }
 
     fn enter(&self, input: &Input) -> Result<Entry> {
+        if input.is_named_parquet() {
+            return Ok(Entry::Whole);
+        }
         Ok(match open::open(input, self.progress)? {
             Opened::Plain(file) if self.source.is_jsonl(input) => Entry::Lines(file),
             Opened::Plain(file) if self.separators.is_some() => Entry::Separators(file),

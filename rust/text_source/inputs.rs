@@ -55,15 +55,20 @@ impl Input {
     /// Whether the name says that every line is a JSON record.
     pub(super) fn is_named_jsonl(&self) -> bool {
         let mut name = self.path.clone();
-        let has = |name: &Path, endings: &[&str]| {
-            name.extension()
-                .is_some_and(|ending| endings.iter().any(|e| ending.eq_ignore_ascii_case(e)))
-        };
-        if has(&name, &["gz", "zst"]) {
+        if ends_in(&name, &["gz", "zst"]) {
             name.set_extension("");
         }
-        has(&name, &["jsonl", "ndjson"])
+        ends_in(&name, &["jsonl", "ndjson"])
     }
+
+    /// Whether the name says that this is a table of Parquet.
+    pub(super) fn is_named_parquet(&self) -> bool {
+        ends_in(&self.path, &["parquet"])
+    }
+}
+
+fn ends_in(name: &Path, endings: &[&str]) -> bool {
+    name.extension().is_some_and(|ending| endings.iter().any(|e| ending.eq_ignore_ascii_case(e)))
 }
 
 /// All files to read.

@@ -55,6 +55,19 @@ pub(super) fn open<'p>(input: &Input, progress: &'p Progress) -> Result<Opened<'
     }
 }
 
+/// That a file which others will open is whole, and as it was when it was planned.
+pub(super) fn check_planned(input: &Input) -> Result<()> {
+    let metadata = std::fs::metadata(&input.path).map_err(|error| Error::io(&input.path, error))?;
+    check_unchanged(input, &metadata)?;
+    match &input.range {
+        Some(range) if *range != (0..metadata.len()) => Err(Error::Internal(format!(
+            "{}: a part of a file of rows was asked for",
+            input.path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// That a file which a plan speaks of is as it was then.
 fn check_unchanged(input: &Input, metadata: &Metadata) -> Result<()> {
     let is_same = metadata.len() == input.size && modified_ns(metadata) == input.modified_ns;

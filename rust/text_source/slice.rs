@@ -11,19 +11,29 @@ use super::records;
 use super::{DecodeErrors, Reading};
 use crate::error::{Error, Result};
 
+/// What a segment's bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Text.
+    Text,
+    /// One line of JSON, holding the text.
+    Line,
+    /// The text of one row of a table.
+    Row,
+}
+
 /// A stretch of one document's raw bytes within a slice.
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "facts independent of each other")]
 pub(super) struct Segment {
     pub(super) range: Range<usize>,
     /// Place in the list of inputs.
     pub(super) input: usize,
     /// Where the stretch begins in the input's text.
     pub(super) offset: u64,
-    /// One-based line it begins in, of the range that is read; 0 where nobody counted.
+    /// One-based line it begins in, of the range that is read, 0 where nobody counted; of a row its
+    /// number, from 0.
     pub(super) line: u64,
-    /// Whether it is one line of JSON, holding the text.
-    pub(super) is_record: bool,
+    pub(super) kind: Kind,
     pub(super) starts_document: bool,
     pub(super) ends_document: bool,
     /// Whether its document goes to validation; for a record found out when it is parsed.
@@ -118,18 +128,21 @@ impl Slice {
 
     /// Bytes and segments → text and pieces.
     pub(super) fn decode(&mut self, reading: &Reading<'_>) -> Result<()> {
-        if !self.segments.iter().any(|segment| segment.is_record) && self.take_valid_text() {
+        let is_text = |segment: &Segment| segment.kind == Kind::Text;
+        if self.segments.iter().all(is_text) && self.take_valid_text() {
             return Ok(());
         }
         let bytes = std::mem::take(&mut self.bytes);
         let segments = std::mem::take(&mut self.segments);
         for segment in &segments {
             let raw = &bytes[segment.range.clone()];
-            if segment.is_record {
-                self.add_record(raw, segment, reading)?;
-            } else {
-                self.text_bytes += raw.len() as u64;
-                self.add_text(raw, segment, segment.in_validation, reading)?;
+            match segment.kind {
+                Kind::Line => self.add_line(raw, segment, reading)?,
+                Kind::Row => self.add_record(raw, segment, reading)?,
+                Kind::Text => {
+                    self.text_bytes += raw.len() as u64;
+                    self.add_text(raw, segment, segment.in_validation, reading)?;
+                }
             }
         }
         (self.bytes, self.segments) = (bytes, segments);
@@ -162,7 +175,7 @@ impl Slice {
         true
     }
 
-    fn add_record(&mut self, line: &[u8], segment: &Segment, reading: &Reading<'_>) -> Result<()> {
+    fn add_line(&mut self, line: &[u8], segment: &Segment, reading: &Reading<'_>) -> Result<()> {
         let path = &reading.inputs[segment.input].path;
         let malformed = |why| Error::MalformedFile { path: path.clone(), why };
         let malformed = |why| match reading.line_of(segment) {
@@ -178,9 +191,14 @@ impl Slice {
         if reading.errors == DecodeErrors::Strict && std::str::from_utf8(&content).is_err() {
             return Err(malformed("half a surrogate pair, which is no character".to_owned()));
         }
-        let in_validation = reading.split.is_some_and(|split| split.chooses(&content));
-        self.text_bytes += content.len() as u64;
-        self.add_text(&content, segment, in_validation, reading)
+        self.add_record(&content, segment, reading)
+    }
+
+    /// Adds a document that is a record's text.
+    fn add_record(&mut self, text: &[u8], segment: &Segment, reading: &Reading<'_>) -> Result<()> {
+        let in_validation = reading.split.is_some_and(|split| split.chooses(text));
+        self.text_bytes += text.len() as u64;
+        self.add_text(text, segment, in_validation, reading)
     }
 
     /// Adds the pieces of `raw`, a stretch of one document.
@@ -200,7 +218,7 @@ impl Slice {
                 byte,
                 starts_document: false,
                 ends_document: false,
-                is_record: segment.is_record,
+                is_record: segment.kind != Kind::Text,
                 in_validation,
             });
         };
@@ -233,13 +251,17 @@ impl Slice {
     }
 
     fn not_utf8(&self, raw: &[u8], at: usize, segment: &Segment, reading: &Reading<'_>) -> Error {
+        let path = &reading.inputs[segment.input].path;
+        if segment.kind == Kind::Row {
+            return Error::RowNotUtf8 { path: path.clone(), row: segment.line, offset: at };
+        }
         let before = match &self.file {
             Some(file) if segment.line == 0 => file.lines_before(segment.offset).map(|n| n + 1),
             _ => reading.line_of(segment),
         };
         match before {
             Ok(before) => Error::NotUtf8 {
-                path: reading.inputs[segment.input].path.clone(),
+                path: path.clone(),
                 line: before + memchr::memchr_iter(b'\n', &raw[..at]).count() as u64,
                 offset: segment.offset + at as u64,
             },

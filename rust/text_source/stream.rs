@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use super::open::converted;
-use super::slice::{Segment, Slice};
+use super::slice::{Kind, Segment, Slice};
 use super::{HASHED_BYTES, Reading, reserve};
 use crate::error::Result;
 
@@ -166,7 +166,7 @@ impl Stream<'_> {
             offset: self.place.offset + range.start as u64,
             range: base + range.start..base + range.end,
             line: 0,
-            is_record: false,
+            kind: Kind::Text,
             starts_document: !self.place.in_document,
             ends_document,
             in_validation: self.place.in_validation,
@@ -200,7 +200,7 @@ impl Stream<'_> {
                     input: self.input,
                     offset,
                     line: number,
-                    is_record: true,
+                    kind: Kind::Line,
                     starts_document: true,
                     ends_document: true,
                     in_validation: false,

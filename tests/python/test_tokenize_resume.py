@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import lmkit
@@ -134,6 +136,7 @@ def runs_of(
         ("a.bin", "gz", {"dtype": "uint16"}),
         ("a.npy", "plain", {"val_fraction": 0.3}),
         ("a.npy", "several", {}),
+        ("a.npy", "parquet", {"val_fraction": 0.3}),
     ],
 )
 def test_killed_again_and_again_it_ends_with_the_same_bytes(
@@ -143,6 +146,10 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
     if form == "gz":
         inputs = [tmp_path / "raw.txt.gz"]
         inputs[0].write_bytes(gzip.compress(text.read_bytes(), 1))
+    elif form == "parquet":
+        inputs = [tmp_path / "raw.parquet"]
+        rows = [None, *text.read_text().split(END)]
+        pq.write_table(pa.table({"text": rows}), inputs[0], row_group_size=300)
     elif form == "several":
         small = tmp_path / "small.txt"
         small.write_text("one small text")

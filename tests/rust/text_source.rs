@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::slice::from_ref;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -13,7 +13,9 @@ use lmkit::cut::CutRule;
 use lmkit::error::{Error, Result};
 use lmkit::pretokenize::Scheme;
 use lmkit::progress::Progress;
-use lmkit::text_source::{Content, DecodeErrors, Slice, SourceOptions, Split, TextSource};
+use lmkit::text_source::{
+    Content, DecodeErrors, RowBatch, RowFormat, RowReader, Slice, SourceOptions, Split, TextSource,
+};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -480,4 +482,92 @@ fn inputs_name_themselves() {
     assert!(stdin.inputs()[0].is_stdin());
     assert_eq!(stdin.total_bytes(), 0);
     assert_eq!(Path::new(lmkit::text_source::STDIN), stdin.inputs()[0].path);
+}
+
+/// A format of rows whose files are lists of words; `-` is a row without text.
+#[derive(Debug)]
+struct Words {
+    /// How many rows come at once.
+    at_once: usize,
+}
+
+impl RowFormat for Words {
+    fn check(&self, path: &Path, field: &str) -> Result<()> {
+        if field == "text" { Ok(()) } else { Err(Error::MissingFile { path: path.to_owned() }) }
+    }
+
+    fn open(&self, path: &Path, _: &str) -> Result<Box<dyn RowReader>> {
+        let words = fs::read_to_string(path).unwrap();
+        let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+        let batches = words.chunks(self.at_once).map(<[String]>::to_vec).collect::<Vec<_>>();
+        Ok(Box::new(WordReader { batches: batches.into_iter(), number: 0 }))
+    }
+}
+
+struct WordReader {
+    batches: std::vec::IntoIter<Vec<String>>,
+    number: u64,
+}
+
+impl RowReader for WordReader {
+    fn read(&mut self) -> Result<Option<RowBatch>> {
+        let Some(words) = self.batches.next() else { return Ok(None) };
+        let mut batch = RowBatch { file_bytes: 1, ..RowBatch::default() };
+        for word in words {
+            let start = batch.text.len();
+            if word == "-" {
+                batch.nulls += 1;
+            } else {
+                batch.text.extend_from_slice(word.as_bytes());
+                batch.rows.push((self.number, start..batch.text.len()));
+            }
+            self.number += 1;
+        }
+        Ok(Some(batch))
+    }
+}
+
+#[test]
+fn slices_of_rows_do_not_depend_on_the_batches_they_come_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let words: Vec<String> =
+        (0..500).map(|n| if n % 7 == 3 { "-".to_owned() } else { "word".repeat(n % 11) }).collect();
+    fs::write(&path, words.join(" ")).unwrap();
+    let read = |at_once| {
+        let parquet: Option<Arc<dyn RowFormat>> = Some(Arc::new(Words { at_once }));
+        let source =
+            TextSource::new(from_ref(&path), SourceOptions { parquet, ..options(64) }).unwrap();
+        source.check_rows().unwrap();
+        let cut = CutRule::new(Scheme::new("gpt2").unwrap(), [SEPARATOR]).unwrap();
+        let progress = Progress::default();
+        let slices = source.slices(&cut, None, &progress);
+        let (mut slice, mut seen) = (Slice::default(), Vec::new());
+        while slices.next(&mut slice).unwrap() {
+            let text = |content| match content {
+                Content::Text(text) => str::to_owned(text),
+                Content::Byte(byte) => panic!("{byte} is text"),
+            };
+            assert!(slice.pieces().all(|piece| piece.starts_document && piece.ends_document));
+            seen.push(slice.pieces().map(|piece| text(piece.content)).collect::<Vec<_>>());
+        }
+        assert_eq!(slices.nulls(), 71);
+        seen
+    };
+    let seen = read(1);
+    assert!(seen.len() > 100);
+    let rows: Vec<&String> = words.iter().filter(|word| *word != "-").collect();
+    assert_eq!(seen.iter().flatten().collect::<Vec<_>>(), rows);
+    for at_once in [2, 17, 500] {
+        assert_eq!(read(at_once), seen);
+    }
+}
+
+#[test]
+fn rows_without_a_reader_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    fs::write(&path, "a b").unwrap();
+    let source = TextSource::new(from_ref(&path), options(9)).unwrap();
+    assert!(source.check_rows().unwrap_err().to_string().contains("reads Parquet"));
 }

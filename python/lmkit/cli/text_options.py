@@ -19,7 +19,7 @@ def data_path_option(verb: str, **more: Any) -> Decorator[Any]:  # noqa: ANN401 
         multiple=True,
         metavar="PATH",
         help=f"{verb} this file, folder, glob or - (standard input); repeats. .gz and .zst are "
-        "unpacked, .jsonl is read line by line.",
+        "unpacked, .jsonl is read line by line, .parquet row by row.",
         **more,
     )
 
@@ -41,7 +41,7 @@ def text_field_option(**more: Any) -> Decorator[Any]:  # noqa: ANN401 - click's
     return click.option(
         "--text_field",
         metavar="FIELD",
-        help="Read FIELD of each line of .jsonl.  [default: text]",
+        help="Read FIELD of each line of .jsonl, or row of .parquet.  [default: text]",
         **more,
     )
 

@@ -143,6 +143,8 @@ def _say_plan(files: int, size: int, output: str, *, as_json: bool) -> None:
 def _say_summary(summary: dict[str, Any], output: str, *, as_json: bool, quiet: bool) -> None:
     for path in [] if quiet else summary["skipped"]:
         print(f"Passed over {path}: not a text file", file=sys.stderr)
+    if summary["null_rows"] and not quiet:
+        print(f"Passed over {summary['null_rows']:,} rows without text (null)", file=sys.stderr)
     if as_json:
         print(json.dumps({"output_path": output, **summary}))
         return

@@ -111,6 +111,8 @@ class _Run:
             print(f"note: {dropped}", file=sys.stderr, flush=True)
         if counts.not_text:
             self.notes.append(_passed_over(counts))
+        if counts.null_rows:
+            self.notes.append(f"passed over {counts.null_rows:,} rows without text (null)")
         self._counted = f"{counts.pretokens:,} pretokens"
         self.result |= _as_json(counts)
         return counts
@@ -220,6 +222,7 @@ def _as_json(counts: _core.Counts) -> dict[str, object]:
         "text_bytes": counts.text_bytes,
         "pruned": dropped,
         "not_text": [os.fspath(path) for path in counts.not_text],
+        "null_rows": counts.null_rows,
     }
 
 
