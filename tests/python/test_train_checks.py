@@ -196,17 +196,46 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(
     assert [iteration for iteration, _ in checkpoints_in(run)] == [3]
 
 
-def test_a_failed_allocation_ends_the_run_with_advice(
-    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        (
+            (torch.nn.Embedding, "forward"),
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 1 bytes"),
+        ),
+        ((torch.Tensor, "backward"), torch.OutOfMemoryError("CUDA out of memory. Tried to\nfree")),
+        ((torch.optim.AdamW, "step"), MemoryError()),
+    ],
+    ids=["forward", "backward", "update"],
+)
+def test_a_failed_allocation_ends_the_run_with_the_numbers_and_the_flags(
+    where: tuple[type, str],
+    error: Exception,
+    inputs: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    def full(*_: object) -> None:
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 1 bytes")
+    """In its third step; the two before it are kept, unless the update itself broke off."""
+    before, calls = getattr(*where), 0
 
-    monkeypatch.setattr(torch.nn.Embedding, "forward", full)
-    with pytest.raises(TrainingError, match="out of memory on cpu") as caught:
-        train(inputs, tmp_path / "run", max_iters=10)
-    for flag in ("--batch_size", "--context_length", "--d_model"):
+    def full(*arguments: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise error
+        return before(*arguments, **options)
+
+    monkeypatch.setattr(*where, full)
+    run = tmp_path / "run"
+    with pytest.raises(TrainingError) as caught:
+        train({**inputs, "val_data": None}, run, max_iters=10)
+    assert "out of memory on cpu with --batch_size 4 and --context_length 16, " in str(caught.value)
+    assert "GiB a sequence" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    for flag in ("--batch_size (auto", "--context_length", "--d_model"):
         assert flag in str(caught.value.hint)
+    kept = [iteration for iteration, _ in checkpoints_in(run)]
+    assert kept == ([] if where[1] == "step" else [2])
 
 
 def test_validation_disturbs_nothing_and_finds_the_same_twice(

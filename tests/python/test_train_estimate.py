@@ -17,9 +17,19 @@ from lmkit.lm.estimate import memory_per_row, peak_memory
 from lmkit.lm.micro_batch import divisors, largest, with_largest_micro_batch
 from lmkit.lm.model import Transformer
 from lmkit.lm.trainer import Trainer
-from tiny_run import flags, losses, make_inputs, one_thread, resume, settings, train
+from tiny_run import (
+    assert_same_tensors,
+    flags,
+    losses,
+    make_inputs,
+    one_thread,
+    resume,
+    settings,
+    train,
+)
 
 CPU = Device(torch.device("cpu"))
+SMALL = ModelConfig(vocab_size=64, d_model=16, n_layers=1, n_heads=2, d_ff=24)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -162,6 +172,35 @@ def test_on_a_cpu_the_estimate_decides(share: float, size: int, monkeypatch: pyt
     monkeypatch.setattr(micro_batch, "free_memory", lambda _: free)
     found = with_largest_micro_batch(config, CPU, model)
     assert (found.batch_size, found.grad_accum_steps) == (size, 24 // size)
+
+
+def test_on_a_gpu_sizes_are_tried_largest_first(monkeypatch: pytest.MonkeyPatch):
+    tried: list[int] = []
+
+    def fits(config: TrainConfig, *_: object) -> bool:
+        tried.append(config.batch_size)
+        return config.batch_size <= 6
+
+    monkeypatch.setattr(micro_batch, "_runs", fits)
+    config = TrainConfig(model=SMALL, batch_size=8, grad_accum_steps=3)
+    found = with_largest_micro_batch(config, Device(torch.device("cuda")), Transformer(SMALL))
+    assert tried == [24, 12, 8, 6]
+    assert (found.batch_size, found.grad_accum_steps) == (6, 4)
+
+
+def test_a_trial_that_finds_no_room_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch):
+    model = Transformer(SMALL)
+    config = TrainConfig(model=SMALL, batch_size=2, context_length=8)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert micro_batch._runs(config, CPU, model)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.Tensor, "backward", full)
+    assert not micro_batch._runs(config, CPU, model)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert_same_tensors(dict(model.state_dict()), before)
 
 
 def test_an_automatic_batch_keeps_the_batch_of_the_step(
