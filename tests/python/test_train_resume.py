@@ -140,8 +140,9 @@ def test_whenever_it_is_killed_a_whole_checkpoint_is_there(inputs: dict[str, str
     [
         {"n_kv_heads": 1, "qk_norm": True, "tie_embeddings": True, "z_loss": 1e-3},
         {"optimizer": "muon"},
+        {"lr_schedule": "wsd", "warmup_iters": 2, "min_lr": 1e-3, "lr_decay_iters": 7},
     ],
-    ids=["model", "muon"],
+    ids=["model", "muon", "wsd"],
 )
 def test_every_kind_of_model_and_optimizer_resumes_bit_for_bit(
     inputs: dict[str, str], straight: Path, tmp_path: Path, options: dict[str, object]
