@@ -1,15 +1,18 @@
 """Completion: what the shells are told, and what they make of it, in the shells that are there."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from lmkit.cli import COMMANDS
+from lmkit.cli import COMMANDS, main
 
 # Each runs the completion of a command line, as pressing the key does, and prints a word a line.
 BASH = """
@@ -80,6 +83,26 @@ def test_bash_completes_commands_options_choices_and_files(home: Path):
     assert ask("bash", home, "lmkit", "plot", "te") == files
     assert ask("bash", home, "lmkit", "train", "--checkpoint_dir", "") == [
         "compopt -o dirnames", ""]  # fmt: skip
+
+
+def test_whatever_takes_a_file_or_a_word_completes_it():
+    """All options and arguments of all commands, those of one that is new among them."""
+
+    def commands(group: click.Group) -> Iterator[click.Command]:
+        for name in group.list_commands(click.Context(group)):
+            one = group.get_command(click.Context(group), name)
+            assert one is not None
+            yield from commands(one) if isinstance(one, click.Group) else (one,)
+
+    for command in commands(main):
+        for parameter in command.params:
+            named = {*re.findall(r"\w+", parameter.metavar or "")}
+            items = parameter.shell_complete(click.Context(command), "")
+            kinds = {item.type for item in items}
+            if isinstance(parameter, click.Argument) or named & {"FILE", "PATH", "DIR", "FOLDER"}:
+                assert kinds & {"file", "dir", "plain"}, (command.name, parameter.name)
+            if parameter.name in {"device", "pattern", "logger"}:
+                assert kinds == {"plain"}
 
 
 def test_dashes_are_completed_as_underscores_are(home: Path):

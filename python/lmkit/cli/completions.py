@@ -17,32 +17,40 @@ if TYPE_CHECKING:
 
 VARIABLE = "_LMKIT_COMPLETE"
 SHELLS = ("bash", "zsh", "fish")
-FILES = {"FILE", "PATH", "RUN", "FROM", "TO", "TOKENIZER"}
+FILES = {"FILE", "PATH", "TOKENIZER"}
 FOLDERS = {"FOLDER", "DIR"}
+# Words that an option takes among others, where its metavar does not tell them.
+WORDS = {
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "logger": ("tensorboard", "wandb"),
+    "pattern": ("gpt2", "cl100k", "o200k"),
+}
 
 
 class Word(click.types.StringParamType):
-    """Text as it is typed, completed as its metavar says."""
+    """Text as it is typed, completed as its name or its metavar says."""
 
-    def __init__(self, metavar: str) -> None:
-        self.metavar = metavar
+    def __init__(self, name: str, metavar: str) -> None:
+        self.of, self.metavar = name, metavar
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> "list[CompletionItem]":
-        """See `of_metavar`."""
-        return of_metavar(self.metavar, incomplete)
+        """See `words_or_files`."""
+        return words_or_files(self.of, self.metavar, incomplete)
 
 
-def of_metavar(metavar: str, incomplete: str) -> "list[CompletionItem]":
+def words_or_files(name: str, metavar: str, incomplete: str) -> "list[CompletionItem]":
     """Words that the metavar spells out, in small letters, where they fit; else files or folders.
 
-    Shells complete a folder's name to its files by themselves.
+    ``name`` is the option's, whose words may stand in ``WORDS``. Shells complete a folder's name to
+    its files by themselves.
     """
     from click.shell_completion import CompletionItem
 
     parts = re.findall(r"\w+", metavar)
-    words = [part for part in parts if part.islower() and part.startswith(incomplete)]
+    known = [*(part for part in parts if part.islower()), *WORDS.get(name, ())]
+    words = [word for word in known if word.startswith(incomplete)]
     takes_files, takes_folders = FILES.intersection(parts), FOLDERS.intersection(parts)
     if words and (incomplete or not takes_files):
         return [CompletionItem(word) for word in words]
@@ -52,10 +60,15 @@ def of_metavar(metavar: str, incomplete: str) -> "list[CompletionItem]":
 
 
 def complete_by_metavar(parameters: Iterable[click.Parameter]) -> None:
-    """Let parameters that take any text complete what their metavar says."""
+    """Let parameters that take any text complete what their metavar says.
+
+    What stands without a flag is a file or a folder of files.
+    """
     for parameter in parameters:
-        if type(parameter.type) is type(click.STRING) and parameter.metavar:
-            parameter.type = Word(parameter.metavar)
+        if type(parameter.type) is type(click.STRING):
+            is_free = isinstance(parameter, click.Argument)
+            metavar = "FILE" if is_free else parameter.metavar or ""
+            parameter.type = Word(str(parameter.name), metavar)
 
 
 def script(shell: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lmkit.cli.completions import complete_by_metavar, of_metavar
+from lmkit.cli.completions import complete_by_metavar, words_or_files
 from lmkit.config import GROUPS, TrainConfig, settings
 from lmkit.config_file import flatten, read_toml
 from lmkit.errors import UsageError
@@ -218,7 +218,7 @@ class SettingType(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # 
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> "list[CompletionItem]":
         """The words that its metavar spells out, or files."""
-        return of_metavar(self.name, incomplete)
+        return words_or_files(self.setting.name, self.name, incomplete)
 
 
 def _number(text: str) -> object:

@@ -226,7 +226,7 @@ def _keep_drawing(artist: _Artist, interval: float, say: "Any") -> None:  # noqa
     if before is None:
         say("none of the runs goes on, so this is drawn once")
     _wipe(artist)
-    artist.draw(runs, None)
+    artist.draw(artist.read(), None)  # with what the run wrote before it ended
 
 
 def _wipe(artist: _Artist) -> None:

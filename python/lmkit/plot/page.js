@@ -12,7 +12,8 @@ const state = { x: "step", unit: "nats", log: false, smoothing: 0.8, theme: "aut
 const memory = {
   read() { try { return JSON.parse(sessionStorage.getItem(memory.key)) || {}; } catch { return {}; } },
   write() { try { sessionStorage.setItem(memory.key, JSON.stringify(state)); } catch { /* a page from a file may have no storage */ } },
-  key: `lmkit plot ${location.pathname}`,
+  // A page that was asked to look otherwise begins as it was asked.
+  key: `lmkit plot ${location.pathname} ${JSON.stringify(data.options)}`,
 };
 Object.assign(state, memory.read());
 
