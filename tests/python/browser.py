@@ -62,7 +62,8 @@ def look_at(page: Path, probe: str, width: int, height: int = 900, *options: str
     watched.write_text(text.replace("</body>", f"{ending}</body>", 1), encoding="utf-8")
     outer = FRAME.replace("PAGE", watched.name).replace("WIDTH", str(width))
     frame.write_text(outer.replace("HEIGHT", str(height)), encoding="utf-8")
-    words = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    words = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    words += ["--enable-logging=stderr"]
     words += [f"--window-size={width},{height}", "--virtual-time-budget=2000", *options]
     words += [f"--user-data-dir={page.parent / 'browser'}", "--dump-dom", frame.as_uri()]
     done = subprocess.run(
