@@ -7,6 +7,7 @@ from lmkit.cli.lazy_group import LazyGroup
 # name -> what it does; the module is beside this file
 CONVERSIONS = {
     "tokenizer": "Turn a tokenizer of one format into another.",
+    "tokens": "Turn a token file of one format into another, or into text.",
 }
 
 
@@ -16,8 +17,9 @@ def command(ctx: click.Context) -> None:
     """Bring files of other tools in, and ours out.
 
     \b
-    Example:
+    Examples:
       lmkit convert tokenizer tokenizer.json tokenizer/
+      lmkit convert tokens train.bin train.npy --from nanogpt
     """  # noqa: D301 - \b is click's mark for lines to keep
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -1,0 +1,101 @@
+"""Files that appear together, whole, or not at all."""
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from lmkit.errors import MissingFileError, SystemRefusedError, UsageError
+
+
+class Outputs:
+    """Writes files under temporary names and puts them in place in one go.
+
+    A context: left by an error, it removes what it wrote.
+    """
+
+    def __init__(self) -> None:
+        self._open: list[tuple[Path, Path, BinaryIO]] = []
+        self._last: set[Path] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for _, temporary, file in self._open:
+            file.close()
+            with suppress(OSError):
+                temporary.unlink()
+
+    def create(self, path: Path, *, last: bool = False) -> BinaryIO:
+        """A file that will be at ``path``; ``last`` is put in place after the others."""
+        _sweep(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.lmkit-tmp")
+        try:
+            file = temporary.open("w+b")
+        except OSError as error:
+            raise SystemRefusedError(f"{path}: {error.strerror}") from error
+        self._open.append((path, temporary, file))
+        self._last |= {path} if last else set()
+        return file
+
+    def put_in_place(self, stale: Sequence[Path] = ()) -> None:
+        """Make all files durable, remove older ones that would not fit them, and rename."""
+        try:
+            for _, _, file in self._open:
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
+            for older in stale:
+                older.unlink(missing_ok=True)
+            for path, temporary, _ in sorted(self._open, key=lambda made: made[0] in self._last):
+                temporary.replace(path)
+            for folder in {path.parent for path, _, _ in self._open}:
+                _sync(folder)
+        except OSError as error:
+            named = error.filename or self._open[0][0]
+            raise SystemRefusedError(f"{named}: {error.strerror}") from error
+        self._open = []
+
+
+def check_outputs(paths: Sequence[Path], *, force: bool) -> None:
+    """Refuse files that are there already, unless ``force``, and folders that are not."""
+    for path in paths:
+        if not path.parent.is_dir():
+            raise MissingFileError(f"{path.parent}: no such file or folder")
+        if path.is_dir() or (path.exists() and not force):
+            raise UsageError(
+                f"{path}: already exists", hint="choose another name, or replace it with --force"
+            )
+
+
+def _sync(folder: Path) -> None:
+    if os.name != "nt":  # cannot open a folder; its renames are durable once the file is
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what dead processes left of the same output."""
+    temporary = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.lmkit-tmp")
+    for entry in path.parent.iterdir():
+        found = temporary.fullmatch(entry.name)
+        if found and not _is_alive(int(found[1])):
+            entry.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt" or process == os.getpid():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # someone else's
+        return True
+    return True
