@@ -342,6 +342,13 @@ class TrainConfig:
     deterministic: bool = setting(
         False, "Use deterministic kernels only, also on a GPU.", group="device"
     )
+    parallel: Literal["ddp", "fsdp"] = setting(
+        "ddp",
+        "With several processes, give each a copy of the model, or cut it over them: fsdp takes "
+        "less memory, exchanges more, and saves folders checkpoint_<iter>.dcp.",
+        group="device",
+        choices=("ddp", "fsdp"),
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)

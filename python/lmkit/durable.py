@@ -126,7 +126,10 @@ def sweep_temporaries(folder: Path) -> list[Path]:
     """Remove what killed writers left in a folder that no one else writes to; tell what it was."""
     stale = sorted(folder.glob(f".*{TEMPORARY_SUFFIX}"))
     for path in stale:
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     return stale
 
 

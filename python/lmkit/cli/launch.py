@@ -40,7 +40,8 @@ def launch(words: Sequence[str], nproc: int, max_restarts: int) -> int:
 def checkpoint_after_restart(folder: str) -> str | None:
     """``latest`` where this process was begun again, by us or by torchrun, and can go on."""
     again = os.environ.get(RESTART_COUNT, "0") != "0"
-    return "latest" if again and any(Path(folder).glob("checkpoint_*.pt")) else None
+    kept = any(one.suffix in {".pt", ".dcp"} for one in Path(folder).glob("checkpoint_*"))
+    return "latest" if again and kept else None
 
 
 def as_words(values: Mapping[str, object]) -> list[str]:

@@ -57,10 +57,11 @@ def _resolved(typed: Mapping[str, object], notice: Callable[[str], None]) -> Tra
     checkpoint = typed.get("load_checkpoint")
     if checkpoint is None:
         return train_config(typed)
+    from lmkit.lm.distributed import Ranks
     from lmkit.lm.resume import checked, open_checkpoint, resumed_config
     from lmkit.presets import expand_preset
 
     wanted = expand_preset(checked(typed))
     folder = str(wanted.get("checkpoint_dir", TrainConfig.checkpoint_dir))
-    name, state = open_checkpoint(str(checkpoint), folder, notice)
+    name, state = open_checkpoint(str(checkpoint), folder, notice, Ranks())
     return resumed_config(wanted, state, name, notice)

@@ -85,6 +85,7 @@ def command(
       lmkit train --tokenizer tokenizer/ --train_data train.npy --preset small
       lmkit train --load_checkpoint latest --max_iters 200000
       lmkit train --preset small --print_config > run.toml
+      lmkit train --config run.toml --nproc 8 --parallel fsdp --max_restarts 3
     """  # noqa: D301 - \b is click's mark for lines to keep
     settings = given(values)
     if print_config:
@@ -111,7 +112,7 @@ def command(
             _tell_preset(preset, settings, report)
         settings["preset"] = preset
     if dry_run:
-        rehearse(settings, report, force=force)
+        rehearse(settings, report, force=force, processes=nproc)
         return
     trainer = Trainer(settings, report=report, force=force)
     trainer.train()

@@ -7,13 +7,14 @@ replaces another it also names the file that was there, so that a crash between 
 leaves a pair that verifies.
 
 Saving costs one pass of the state through sha256 and the disk, loading one more to verify.
+Of a model that is cut over processes the checkpoint is a folder, ``checkpoint_<iter>.dcp``
+(``sharded_checkpoint``); whoever reads by what is here need not know which it is.
 """
 
 import hashlib
 import json
 import os
 import pickle
-import re
 import shlex
 import warnings
 import zipfile
@@ -26,7 +27,9 @@ import torch
 
 from lmkit.config import ModelConfig, from_dict
 from lmkit.durable import durable_file, refused, write_durably
-from lmkit.errors import MismatchError, MissingFileError
+from lmkit.errors import LmkitError, MismatchError, MissingFileError
+from lmkit.lm.checkpoint_names import checkpoints_in, is_folder, sidecar_path
+from lmkit.lm.distributed import Ranks
 from lmkit.lm.document_mask import end_of_document_id
 from lmkit.lm.model import Transformer
 from lmkit.lm.optimizer import Optimizer
@@ -36,7 +39,6 @@ from lmkit.tokenizer import Tokenizer
 Notice: TypeAlias = Callable[[str], None]
 
 TAKE_ANOTHER = "take an earlier one; --load_checkpoint latest takes the newest that is whole"
-CHECKPOINT_NAME = re.compile(r"checkpoint_(\d+)\.pt")
 
 
 def save_checkpoint(
@@ -69,7 +71,7 @@ def load_checkpoint(
     if isinstance(src, str | os.PathLike):
         state, name = read_checkpoint(src), os.fspath(src)
     else:
-        state, name = _unpack(src, "the checkpoint"), "the checkpoint"
+        state, name = unpack(src, "the checkpoint"), "the checkpoint"
     restore(state, model, optimizer, name)
     return int(state["iteration"])
 
@@ -115,10 +117,7 @@ def load_model(
         >>> tokenizer.decode(tokenizer.encode("a b"))
         'a b'
     """
-    if Path(path).is_dir():
-        name, state = read_latest(path, notice)
-    else:
-        name, state = os.fspath(path), read_checkpoint(path, notice)
+    name, state = read_weights(path, notice)
     model = Transformer(run_shape(state, name))
     restore(state, model, None, name)
     if "average" in state:
@@ -146,6 +145,21 @@ def run_shape(state: Mapping[str, Any], name: str) -> ModelConfig:
     return from_dict(ModelConfig, shape)
 
 
+def read_weights(
+    path: str | os.PathLike[str], notice: Notice | None = None
+) -> tuple[str, dict[str, Any]]:
+    """The path and the state of a checkpoint, or of a folder's newest, but for its optimizer.
+
+    Tensors are whole and on the CPU, also of a checkpoint that is cut over processes: ``model``,
+    ``average`` with ``--ema_decay``, ``config``, ``tokenizer`` and what else the checkpoint holds.
+    """
+    if Path(path).is_dir() and not is_folder(path):
+        name, state = read_latest(path, notice)
+    else:
+        name, state = os.fspath(path), read_outline(path, notice)
+    return name, _with_tensors({k: v for k, v in state.items() if k != "optimizer"}, name)
+
+
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state and its sidecar; afterwards either both are new or the old pair still holds."""
     with durable_file(path) as file:
@@ -166,12 +180,49 @@ def read_checkpoint(path: str | os.PathLike[str], notice: Notice | None = None) 
 
     ``notice`` is told when there is no sidecar to verify against; by default it is a warning.
     """
+    return _with_tensors(read_outline(path, notice), path)
+
+
+def read_outline(
+    path: str | os.PathLike[str], notice: Notice | None = None, ranks: Ranks | None = None
+) -> dict[str, Any]:
+    """Do as `read_checkpoint`, but leave tensors that are cut on the disk, to be read by `fill`.
+
+    Of several ``ranks`` all must call this; where one cannot read the checkpoint, none can.
+    """
+    ranks = ranks or Ranks()
+    if is_folder(path):
+        from lmkit.lm import sharded_checkpoint
+
+        return sharded_checkpoint.read_outline(path, ranks)
+    state: dict[str, Any] = {}
+    failure: LmkitError | None = None
+    try:
+        state = _read_file(path, notice or _warn)
+    except LmkitError as error:
+        failure = error
+    for other in ranks.gathered(failure):
+        if other is not None:
+            raise failure or other
+    return state
+
+
+def _with_tensors(outline: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The whole of the tensors that were left on the disk."""
+    if not is_folder(path):
+        return outline
+    from lmkit.lm.sharded_checkpoint import fill, whole
+
+    return fill(outline, path, whole)
+
+
+def _read_file(path: str | os.PathLike[str], notice: Notice) -> dict[str, Any]:
     typed = os.fspath(path)
     try:
         with Path(path).open("rb") as file:
-            _verify(typed, file, notice or _warn)
+            _verify(typed, file, notice)
             file.seek(0)
-            return _unpack(file, typed)
+            return unpack(file, typed)
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no checkpoint at {typed}") from error
     except OSError as error:
@@ -181,15 +232,22 @@ def read_checkpoint(path: str | os.PathLike[str], notice: Notice | None = None) 
 def verifies(path: Path) -> bool:
     """Whether a checkpoint is there, has a sidecar, and is what that says."""
     try:
+        if is_folder(path):
+            read_outline(path)
+            return True
         with path.open("rb") as file:
             _verify(os.fspath(path), file, _refuse_unvouched)
-    except (MismatchError, OSError):
+    except (MismatchError, MissingFileError, OSError):
         return False
     return True
 
 
 def iteration_of(path: Path) -> int:
     """The steps a checkpoint's model has taken, without reading its tensors."""
+    if is_folder(path):
+        from lmkit.lm.sharded_checkpoint import iteration_of_sharded
+
+        return iteration_of_sharded(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return int(state["iteration"])
@@ -199,37 +257,24 @@ def iteration_of(path: Path) -> int:
         raise refused("read", path, error) from error
 
 
-def checkpoints_in(folder: Path) -> list[tuple[int, Path]]:
-    """The checkpoints of a folder with their iterations, newest first."""
-    if not folder.is_dir():
-        return []
-    found = ((CHECKPOINT_NAME.fullmatch(path.name), path) for path in folder.iterdir())
-    return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
-
-
 def read_latest(
-    folder: str | os.PathLike[str], notice: Notice | None = None
+    folder: str | os.PathLike[str], notice: Notice | None = None, ranks: Ranks | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """The newest checkpoint of a folder that verifies: its path and its state.
+    """The newest checkpoint of a folder that verifies: its path and its state, see `read_outline`.
 
     The path begins as ``folder`` is typed. ``notice`` hears which checkpoints were passed over.
     """
-    notice, typed = notice or _warn, os.fspath(folder)
-    candidates = checkpoints_in(Path(folder))
+    notice, typed, ranks = notice or _warn, os.fspath(folder), ranks or Ranks()
+    candidates = ranks.from_first(checkpoints_in(Path(folder)))
     for _, path in candidates:
         name = f"{typed.rstrip('/')}/{path.name}"
         try:
-            return name, read_checkpoint(name, notice)
+            return name, read_outline(name, notice, ranks)
         except MismatchError as error:
             notice(f"passed over {path.name}: {error}")
     if candidates:
         raise MismatchError(f"none of the {len(candidates)} checkpoints in {typed} verifies")
     raise MissingFileError(f"there is no checkpoint in {typed}")
-
-
-def sidecar_path(path: Path) -> Path:
-    """Where the size and sha256 of a checkpoint stand."""
-    return path.with_name(f"{path.name}.json")
 
 
 def uncompiled(model: torch.nn.Module) -> torch.nn.Module:
@@ -295,7 +340,7 @@ def _verify(typed: str, file: BufferedReader, notice: Notice) -> None:
         )
 
 
-def _unpack(file: BinaryIO | IO[bytes], name: str) -> dict[str, Any]:
+def unpack(file: BinaryIO | IO[bytes], name: str) -> dict[str, Any]:
     """Read the archive ``torch.save`` made, taking nothing but plain data from it."""
     if not zipfile.is_zipfile(file):
         raise MismatchError(f"the checkpoint {name} is damaged: it is not a whole archive")

@@ -10,20 +10,15 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-from lmkit.durable import refused
 from lmkit.errors import LmkitError
-from lmkit.lm.checkpoint import (
-    Notice,
-    checkpoints_in,
-    sidecar_path,
-    verifies,
-    write_checkpoint,
-)
+from lmkit.lm.checkpoint import Notice, verifies, write_checkpoint
+from lmkit.lm.checkpoint_names import checkpoints_in, remove_checkpoint, twin_of
+from lmkit.lm.sharding import on_host
 
 _Place: TypeAlias = tuple[torch.device, int, int, torch.Size, tuple[int, ...]]
 
@@ -103,11 +98,21 @@ class CheckpointWriter:
     def _work(self, paths: Sequence[Path], state: Mapping[str, Any]) -> None:
         try:
             for path in paths:
-                write_checkpoint(path, state)
-            if self._keep_last is not None:
-                prune(self._folder, self._keep_last)
+                self._write(path, state)
+            self._tidy(paths)
         except Exception as error:  # noqa: BLE001 - the loop's thread raises it, when it asks
             self._failure = error
+
+    def _write(self, path: Path, state: Mapping[str, Any]) -> None:
+        write_checkpoint(path, state)
+
+    def _tidy(self, written: Sequence[Path]) -> None:
+        """Remove what the new checkpoints take the place of."""
+        for path in written:
+            if twin_of(path).exists():
+                remove_checkpoint(twin_of(path))
+        if self._keep_last is not None:
+            prune(self._folder, self._keep_last)
 
 
 def prune(folder: Path, keep_last: int) -> list[Path]:
@@ -120,23 +125,25 @@ def prune(folder: Path, keep_last: int) -> list[Path]:
     if not old or not any(verifies(path) for path in kept):
         return []
     for path in old:
-        try:
-            # The checkpoint first: if this is cut short, what stays behind is a sidecar alone.
-            path.unlink()
-            sidecar_path(path).unlink(missing_ok=True)
-        except OSError as error:
-            raise refused("remove", path, error) from error
+        remove_checkpoint(path)
     return old
 
 
 def snapshot(state: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a state in the host's memory, which later steps do not touch.
 
-    Tensors that share their memory, such as tied weights, still share it in the copy.
+    Tensors that share their memory, such as tied weights, still share it in the copy. Of one that
+    is cut over processes the copy is of this process's rows; there it is the same object that is
+    shared, as a process without rows has no memory to tell it by.
     """
     copies: dict[_Place, Tensor] = {}
+    cut: dict[int, Tensor] = {}
 
     def copied(value: object) -> object:
+        if hasattr(value, "to_local"):
+            if id(value) not in cut:
+                cut[id(value)] = on_host(cast("Tensor", value))
+            return cut[id(value)]
         if isinstance(value, Tensor):
             place = _place(value)
             if place not in copies:

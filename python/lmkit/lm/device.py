@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -132,8 +133,28 @@ def compile_model(model: nn.Module, notify: Callable[[str], None]) -> None:
     last batch of an evaluation, a prompt) are too few to be worth it and run uncompiled. Where the
     compiler fails, ``notify`` gets one line and the model goes on uncompiled.
     """
+
+    def forget() -> None:
+        model._compiled_call_impl = None  # back to eager
+
     # The names torch.nn.Module.compile itself uses; torch.compile(model) would rename parameters.
-    eager: Callable[..., Any] = model._call_impl
+    model._compiled_call_impl = _compiled(model._call_impl, notify, forget)
+
+
+def compile_blocks(model: nn.Module, notify: Callable[[str], None]) -> None:
+    """Do as `compile_model` with each block of a model that is cut over processes.
+
+    Only the blocks' own work is compiled; what brings their weights together stays around it.
+    """
+    for block in model.layers:  # type: ignore[union-attr] # a Transformer's
+        eager = block.forward
+        block.forward = _compiled(eager, notify, partial(setattr, block, "forward", eager))
+
+
+def _compiled(
+    eager: Callable[..., Any], notify: Callable[[str], None], forget: Callable[[], None]
+) -> Callable[..., Any]:
+    """The function compiled for the shape of its first call; ``forget`` undoes it if it fails."""
     compiled = torch.compile(eager, dynamic=False)
     working, shape = False, None
 
@@ -149,12 +170,12 @@ def compile_model(model: nn.Module, notify: Callable[[str], None]) -> None:
         except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
             reason = str(error).strip().splitlines()[0]
             notify(f"torch.compile failed, going on without: {reason}")
-            model._compiled_call_impl = None  # back to eager
+            forget()
             return eager(*args, **kwargs)
         working = True
         return output
 
-    model._compiled_call_impl = call
+    return call
 
 
 def _dtype(asked: str, device: torch.device, notices: list[str]) -> torch.dtype:

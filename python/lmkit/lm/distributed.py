@@ -1,9 +1,10 @@
-"""Several processes to one run: each has the whole model and its share of every micro-batch.
+"""Several processes to one run: each has its share of every micro-batch, and the model or a share.
 
 What torchrun, or ``lmkit train --nproc``, puts into the environment (RANK, WORLD_SIZE, LOCAL_RANK)
-makes a process one of them. Gradients are averaged by torch's DistributedDataParallel while the
-backward pass still runs; what the host must agree on (to stop, to evaluate) goes over gloo, so that
-no accelerator is waited for. A single process pays nothing: every call is then the identity.
+makes a process one of them. Gradients are averaged while the backward pass still runs: by torch's
+DistributedDataParallel, where each process has the whole model, or by FSDP2, where it is cut
+(``sharding``). What the host must agree on (to stop, to evaluate) goes over gloo, so that no
+accelerator is waited for. A single process pays nothing: every call is then the identity.
 """
 
 import inspect
@@ -49,6 +50,10 @@ class Ranks:
                 hint=f"pass a multiple of {self.count}; the batch is that of all processes",
             )
 
+    def cut_model(self, config: TrainConfig) -> bool:
+        """Whether each process holds only its share of the model."""
+        return self.count > 1 and config.parallel == "fsdp"
+
     def highest(self, *numbers: int) -> list[int]:
         """The highest of the numbers that the processes give, place by place."""
         if self.count == 1:
@@ -80,6 +85,14 @@ class Ranks:
         distributed.broadcast_object_list(told, src=0)
         return told[0]
 
+    def gathered(self, value: Plain, group: distributed.ProcessGroup | None = None) -> list[Plain]:
+        """What each process gives, plain data, by rank; over ``group`` where one is given."""
+        if self.count == 1:
+            return [value]
+        told: list[Any] = [None] * self.count
+        distributed.all_gather_object(told, value, group=group)
+        return told
+
     def wait(self) -> None:
         """Wait for all processes to come here."""
         if self.count > 1:
@@ -96,7 +109,7 @@ class Ranks:
 
     def share(self, model: nn.Module) -> nn.Module:
         """The module to compute losses with, so that backward averages the gradients."""
-        if self.count == 1:
+        if self.count == 1 or hasattr(model, "set_requires_gradient_sync"):
             return model
         # The tables of angles are the same everywhere; torch has given the setting a new name.
         known = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -107,6 +120,10 @@ class Ranks:
     @staticmethod
     def alone(shared: nn.Module, *, but: bool) -> AbstractContextManager[Any]:
         """A context for one micro-batch: gradients are averaged ``but`` in the last."""
+        let_sync = getattr(shared, "set_requires_gradient_sync", None)  # FSDP2's
+        if let_sync is not None:
+            let_sync(but)
+            return nullcontext()
         if but or not isinstance(shared, DistributedDataParallel):
             return nullcontext()
         return shared.no_sync()

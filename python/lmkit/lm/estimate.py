@@ -16,6 +16,7 @@ import torch
 from lmkit.config import TrainConfig
 from lmkit.lm.cross_entropy import logits_held
 from lmkit.lm.device import Device
+from lmkit.lm.distributed import Ranks
 from lmkit.lm.model import Transformer
 
 GIB = 1 << 30
@@ -40,7 +41,7 @@ class Estimate:
         flops_per_token: forward and backward; 6 a parameter in a matrix product and 12 * L * d * T.
         tokens_per_step: of the whole batch.
         epochs: how often all steps together go through the training data.
-        memory: bytes at the peak, on the device.
+        memory: bytes at the peak, on the device, of each process.
         free_memory: bytes free there; None where it cannot be told.
         checkpoint_bytes: of one checkpoint.
         disk: bytes of all checkpoints the steps left will leave.
@@ -102,9 +103,16 @@ class Estimate:
 
 
 def estimate(
-    config: TrainConfig, model: Transformer, device: Device, n_tokens: int, iteration: int = 0
+    config: TrainConfig,
+    model: Transformer,
+    device: Device,
+    n_tokens: int,
+    iteration: int = 0,
+    ranks: Ranks | None = None,
 ) -> Estimate:
     """Tell what the steps after ``iteration`` will take; ``model`` may be on the meta device."""
+    ranks = ranks or Ranks()
+    rows = config.batch_size // ranks.count
     tokens_per_step = config.batch_size * config.grad_accum_steps * config.context_length
     checkpoint_bytes = SAVED_BYTES * model.parameter_count()
     return Estimate(
@@ -112,7 +120,12 @@ def estimate(
         flops_per_token=model.flops_per_token(config.context_length),
         tokens_per_step=tokens_per_step,
         epochs=config.max_iters * tokens_per_step / max(n_tokens, 1),
-        memory=peak_memory(config, model.parameter_count(), device),
+        memory=(
+            cut_memory(config, model, device, ranks.count)
+            if ranks.cut_model(config)
+            else fixed_memory(model.parameter_count(), device)
+        )
+        + rows * memory_per_row(config, device),
         free_memory=free_memory(device.device),
         checkpoint_bytes=checkpoint_bytes,
         disk=checkpoint_bytes * _checkpoints(config, iteration),
@@ -144,12 +157,25 @@ def peak_memory(config: TrainConfig, parameters: int, device: Device) -> int:
     return fixed_memory(parameters, device) + config.batch_size * memory_per_row(config, device)
 
 
-def fixed_memory(parameters: int, device: Device) -> int:
+def fixed_memory(parameters: int, device: Device, torch_bytes: int = TORCH_BYTES) -> int:
     """Bytes that do not depend on the batch."""
     on_host = device.device.type == "cpu"
-    beside = SAVED_BYTES * parameters + TORCH_BYTES if on_host else 0
+    beside = SAVED_BYTES * parameters + torch_bytes if on_host else 0
     low_precision = 2 * parameters if device.dtype != torch.float32 else 0
     return STATE_BYTES * parameters + beside + low_precision
+
+
+def cut_memory(config: TrainConfig, model: Transformer, device: Device, processes: int) -> int:
+    """Bytes of a process's share of the model, and of what it brings together at a time.
+
+    That is two blocks, as the next is fetched while one computes, and what is outside the blocks;
+    each with its gradients.
+    """
+    share = math.ceil(fixed_memory(model.parameter_count(), device, torch_bytes=0) / processes)
+    block = sum(parameter.numel() for parameter in model.layers[0].parameters())
+    outside = model.parameter_count() - config.model.n_layers * block
+    gathered = 2 * device.dtype.itemsize * (2 * block + outside)
+    return share + gathered + (TORCH_BYTES if device.device.type == "cpu" else 0)
 
 
 def memory_per_row(config: TrainConfig, device: Device) -> int:

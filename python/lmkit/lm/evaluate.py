@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from lmkit.lm.batches import Tokens, fixed_windows, read_windows, to_batch
 from lmkit.lm.device import Device
 from lmkit.lm.distributed import Ranks
 from lmkit.lm.model import Transformer
+from lmkit.lm.sharding import is_cut, released
 
 if TYPE_CHECKING:
     from lmkit.tokenizer import Tokenizer
@@ -108,18 +110,25 @@ def evaluate_loss(
 
     The windows are spread evenly over the tokens; None takes all there are. ``give_up`` is asked
     before each batch; once it says so there is no result. Several ``ranks`` share the batches, and
-    all get the result.
+    all get the result. Where the model is cut over them they stop together, each after as many
+    batches as the others.
     """
     ranks = ranks or Ranks()
     limit = None if num_batches is None else num_batches * batch_size
     starts = fixed_windows(len(tokens), context_length, limit)
     windows = _batches(starts, batch_size, context_length)
     mine = windows[ranks.rank :: ranks.count]
+    counted = len(mine)
+    if is_cut(model):
+        mine += windows[:1] * (math.ceil(len(windows) / ranks.count) - counted)
+        give_up = partial(_any_gives_up, ranks, give_up)
     wanted = itertools.takewhile(lambda _: not give_up(), mine)
     nats, rows_done = 0.0, 0
-    for loss, rows in _losses(model, tokens, wanted, device):
-        nats += loss * len(rows)
-        rows_done += len(rows)
+    with released(model):
+        for place, (loss, rows) in enumerate(_losses(model, tokens, wanted, device)):
+            if place < counted:
+                nats += loss * len(rows)
+                rows_done += len(rows)
     all_nats, all_rows = ranks.sums(nats, rows_done)
     return all_nats / all_rows if all_rows == len(starts) else None
 
@@ -151,6 +160,10 @@ def bytes_per_token(
 def bits_per_byte(loss: float, bytes_per_token: float | None) -> float | None:
     """A loss in nats a token as bits a byte, where it is known how many bytes a token has."""
     return None if bytes_per_token is None else loss / math.log(2) / bytes_per_token
+
+
+def _any_gives_up(ranks: Ranks, give_up: Callable[[], bool]) -> bool:
+    return ranks.highest(int(give_up()))[0] > 0
 
 
 # Starts of a batch's rows, and their length.

@@ -22,17 +22,16 @@ from lmkit.durable import durable_file, durable_folder
 from lmkit.errors import MismatchError, MissingFileError, UsageError
 from lmkit.lm.checkpoint import (
     Notice,
-    read_checkpoint,
-    read_latest,
+    read_weights,
     run_shape,
     shape_differences,
 )
+from lmkit.lm.checkpoint_names import BEST_NAMES, is_folder
 from lmkit.lm.end_of_text import end_of_text
 from lmkit.lm.huggingface_config import architecture, to_huggingface_config
 from lmkit.lm.huggingface_weights import huggingface_name, to_huggingface
 from lmkit.lm.model import Transformer
 from lmkit.lm.model_card import model_card
-from lmkit.lm.run_folder import BEST_NAME
 from lmkit.lm.safetensors_files import write_shards, write_tensors
 from lmkit.tokenizer import Tokenizer
 
@@ -158,26 +157,30 @@ def export_model(
 def choose_checkpoint(
     run: FilePath, checkpoint: str | None, notice: Notice
 ) -> tuple[str, dict[str, Any]]:
-    """The checkpoint that is meant: its path as printed, and its state, verified."""
-    typed = os.fspath(run)
-    if not Path(run).is_dir():
+    """The checkpoint that is meant: its path as printed, and its state, verified.
+
+    Of either kind; the optimizer's state is left out.
+    """
+    typed = os.fspath(run).rstrip("/")
+    if not Path(run).is_dir() or is_folder(run):
         if checkpoint is not None:
             raise UsageError(
                 f"--checkpoint {checkpoint} has no effect: {typed} is a checkpoint itself"
             )
-        return typed, read_checkpoint(run, notice)
-    best = f"{typed.rstrip('/')}/{BEST_NAME}"
-    if checkpoint is None and Path(best).exists():
+        return read_weights(typed, notice)
+    found = [one for one in BEST_NAMES if Path(f"{typed}/{one}").exists()]
+    best = f"{typed}/{found[0] if found else BEST_NAMES[0]}"
+    if checkpoint is None and found:
         try:
-            return best, read_checkpoint(best, notice)
+            return read_weights(best, notice)
         except MismatchError as error:
-            notice(f"passed over {BEST_NAME}: {error}")
+            notice(f"passed over {found[0]}: {error}")
     if checkpoint in (None, "latest"):
-        return read_latest(run, notice)
-    name = best if checkpoint == "best" else f"{typed.rstrip('/')}/{checkpoint}"
+        return read_weights(typed, notice)
+    name = best if checkpoint == "best" else f"{typed}/{checkpoint}"
     if not Path(name).exists() and checkpoint != "best":
         name = str(checkpoint)
-    return name, read_checkpoint(name, notice)
+    return read_weights(name, notice)
 
 
 def _source(name: str, state: dict[str, Any], weights: str | None) -> Source:

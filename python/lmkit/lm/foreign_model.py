@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lmkit.config import ModelConfig, from_dict
 from lmkit.errors import LmkitError, MalformedError, MismatchError, MissingFileError, UsageError
 from lmkit.lm.checkpoint import Notice, read_checkpoint, write_checkpoint
+from lmkit.lm.checkpoint_names import checkpoint_name
 from lmkit.lm.course_checkpoint import with_config
 from lmkit.lm.huggingface_model import (
     EMBEDDING,
@@ -116,7 +117,7 @@ def import_model(
     state |= {"format": CHECKPOINT_FORMAT, "tokenizer": found.to_json()}
     with RunFolder(typed, tell) as folder:
         folder.clear()
-        place = folder.checkpoint_path(state["iteration"])
+        place = folder.path / checkpoint_name(state["iteration"], cut=False)
         write_checkpoint(place, state)
     weights: dict[str, Tensor] = state["model"]
     tied = weights[EMBEDDING].numel() if config.tie_embeddings else 0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lmkit.config import ModelConfig, to_dict
 from lmkit.errors import LmkitError, MalformedError, MismatchError, MissingFileError, UsageError
-from lmkit.lm.checkpoint import CHECKPOINT_NAME
+from lmkit.lm.checkpoint_names import CHECKPOINT_NAME
 from lmkit.lm.huggingface_config import from_huggingface_config, read_config
 from lmkit.lm.huggingface_weights import from_huggingface, huggingface_name, to_huggingface
 from lmkit.lm.model import Transformer

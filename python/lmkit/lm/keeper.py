@@ -1,7 +1,8 @@
 """What a run leaves on the disk: checkpoints written beside it, its history, and the way back.
 
-One process of a run has a `Keeper`; the others have a `Bystander`, which keeps nothing, so that the
-loop need not ask which it is.
+One process of a run has a `Keeper`; the others have a `Bystander`, which keeps nothing, or where
+the model is cut over them a `Partner`, which writes its part of each checkpoint. The loop need not
+ask which it is.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +11,9 @@ from typing import Any
 
 from lmkit.config import TrainConfig
 from lmkit.errors import LmkitError
+from lmkit.lm.checkpoint_names import BEST_NAMES, checkpoint_name
 from lmkit.lm.checkpoint_writer import CheckpointWriter, Saved
+from lmkit.lm.distributed import Ranks
 from lmkit.lm.report import Pace, Report
 from lmkit.lm.run_folder import RunFolder
 
@@ -37,8 +40,8 @@ class Bystander:
         Args:
             step: how many steps the model has taken.
             state: makes what is written.
-            numbered: write ``checkpoint_<step>.pt``, and say so.
-            best: write ``best.pt``.
+            numbered: write ``checkpoint_<step>``, and say so.
+            best: write ``best``.
             again: even if there is one.
         """
 
@@ -54,22 +57,14 @@ class Bystander:
         """Leave what was true at a checkpoint."""
 
 
-class Keeper(Bystander):
-    """Keeps the run in its folder."""
+class Partner(Bystander):
+    """Writes its part of the checkpoints that all processes write."""
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        config: TrainConfig,
-        report: Report,
-        pace: Pace,
-        saved: Saved | None,
-    ) -> None:
-        """Go on in ``folder`` from ``saved``; what saving costs goes to ``pace``."""
-        self._folder = folder
-        self._report = report
-        self._pace = pace
-        self._writer = CheckpointWriter(folder.path, config.keep_last, report.notice, saved)
+    def __init__(self, typed: str, writer: CheckpointWriter, *, cut: bool = True) -> None:
+        """Write into the folder ``typed``, for a model that is ``cut`` or whole."""
+        self._typed = typed
+        self._writer = writer
+        self._cut = cut
 
     @property
     def saved(self) -> Saved | None:
@@ -86,26 +81,66 @@ class Keeper(Bystander):
         again: bool = False,
     ) -> None:
         """See `Bystander`."""
-        paths, saved = [], None
-        if numbered and (again or not self._writer.has(step)):
-            path = self._folder.checkpoint_path(step)
-            saved = Saved(step, self._folder.printed(path.name))
-            paths.append(path)
-            self._report.line(
-                f"Saving checkpoint to {saved.printed}", event="saving", path=saved.printed
-            )
-        if best:
-            paths.append(self._folder.best_path)
-        if not paths:
-            return
-        aside = self._pace.aside
-        with self._pace.between_steps():
+        paths, saved = self._wanted(step, numbered=numbered, best=best, again=again)
+        if paths:
             self._writer.write(paths, state(), saved)
-        self._report.metrics({"iter": step, "save_stall": self._pace.aside - aside})
 
     def wait(self) -> LmkitError | None:
         """See `Bystander`."""
         return self._writer.wait()
+
+    def _wanted(
+        self, step: int, *, numbered: bool, best: bool, again: bool
+    ) -> tuple[list[Path], Saved | None]:
+        """What is to be written where, and which of it is a numbered checkpoint."""
+        folder, saved = self._typed.rstrip("/"), None
+        if numbered and (again or not self._writer.has(step)):
+            saved = Saved(step, f"{folder}/{checkpoint_name(step, cut=self._cut)}")
+        paths = [Path(saved.printed)] if saved else []
+        if best:
+            paths.append(Path(f"{folder}/{BEST_NAMES[self._cut]}"))
+        return paths, saved
+
+
+class Keeper(Partner):
+    """Keeps the run in its folder."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        report: Report,
+        pace: Pace,
+        writer: CheckpointWriter,
+        *,
+        cut: bool = False,
+    ) -> None:
+        """Keep in ``folder`` what ``writer`` writes; what saving costs goes to ``pace``."""
+        super().__init__(folder.typed, writer, cut=cut)
+        self._folder = folder
+        self._report = report
+        self._pace = pace
+
+    def save(
+        self,
+        step: int,
+        state: Callable[[], Mapping[str, Any]],
+        *,
+        numbered: bool,
+        best: bool,
+        again: bool = False,
+    ) -> None:
+        """See `Bystander`."""
+        paths, saved = self._wanted(step, numbered=numbered, best=best, again=again)
+        if not paths:
+            return
+        if saved:
+            self._report.line(
+                f"Saving checkpoint to {saved.printed}", event="saving", path=saved.printed
+            )
+        aside = self._pace.aside
+        with self._pace.between_steps():
+            self._writer.write(paths, state(), saved)
+        self._report.metrics({"iter": step, "save_stall": self._pace.aside - aside})
 
     def history(self) -> list[dict[str, Any]]:
         """See `Bystander`."""
@@ -117,3 +152,27 @@ class Keeper(Bystander):
         self._folder.go_back_to(saved.step, Path(saved.printed))
         self._report.attach(self._folder)
         self._report.loggers.go_back_to(saved.step)
+
+
+def make_keeper(
+    folder: RunFolder | None,
+    config: TrainConfig,
+    report: Report,
+    pace: Pace,
+    saved: Saved | None,
+    ranks: Ranks,
+) -> Bystander:
+    """What keeps a run that goes on from ``saved``; only the first process has its ``folder``."""
+    cut = ranks.cut_model(config)
+    if folder is None and not cut:
+        return Bystander()
+    settings = Path(config.checkpoint_dir), config.keep_last, report.notice, saved
+    if not cut:
+        writer = CheckpointWriter(*settings)
+    else:
+        from lmkit.lm.sharded_writer import ShardedWriter
+
+        writer = ShardedWriter(*settings, ranks)
+    if folder is None:
+        return Partner(config.checkpoint_dir, writer)
+    return Keeper(folder, report, pace, writer, cut=cut)

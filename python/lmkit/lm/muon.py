@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmkit.lm.device import cpu_has_bfloat16
+from lmkit.lm.sharding import own_part, rows_of, together
+
 RMS_OF_ADAMW = 0.2  # what torch's "match_rms_adamw" takes
 
 
@@ -37,10 +40,29 @@ class Float32Muon(torch.optim.Muon):
         buffer: Tensor = state["momentum_buffer"]
         buffer.lerp_(gradient, 1 - momentum)
         update = gradient.lerp(buffer, momentum) if group["nesterov"] else buffer
-        update = orthogonalised(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        update = self._direction(update, group)
         rate = group["lr"] * RMS_OF_ADAMW * math.sqrt(max(parameter.shape))
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-rate)
+        own_part(parameter).add_(update, alpha=-rate)
+
+    def _direction(self, update: Tensor, group: dict[str, Any]) -> Tensor:
+        """What to add to the rows of the parameter that this process holds."""
+        return orthogonalised(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+
+
+class MuonOfRows(Float32Muon):
+    """The same where each process holds some rows of each matrix.
+
+    A matrix can only be orthogonalised as a whole, so its update is brought together, and each
+    process does the same work and keeps its own rows: no share of it gets less with more processes.
+    Products are of bfloat16, as torch's are, unless a CPU would have to emulate it.
+    """
+
+    def _direction(self, update: Tensor, group: dict[str, Any]) -> Tensor:
+        """See `Float32Muon`."""
+        emulated = update.device.type == "cpu" and not cpu_has_bfloat16()
+        whole = together(update).to(torch.float32 if emulated else torch.bfloat16)
+        return rows_of(super()._direction(whole, group), update).to(update.dtype)
 
 
 def orthogonalised(

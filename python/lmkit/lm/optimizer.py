@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from lmkit.config import TrainConfig
 from lmkit.lm.device import cpu_has_bfloat16
-from lmkit.lm.muon import Float32Muon
+from lmkit.lm.muon import Float32Muon, MuonOfRows
+from lmkit.lm.sharding import is_cut, together
 
 MATRIX_AXES = 2
 
@@ -55,7 +56,10 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
         is_block = parameter.ndim == MATRIX_AXES and id(parameter) not in head | embeddings
         (matrices if is_block else rest).append(parameter)
     emulated = any(one.device.type == "cpu" for one in matrices) and not cpu_has_bfloat16()
-    muon = (Float32Muon if emulated else torch.optim.Muon)(
+    kind: type[torch.optim.Muon] = Float32Muon if emulated else torch.optim.Muon
+    if is_cut(model):
+        kind = MuonOfRows
+    muon = kind(
         matrices,
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
@@ -141,9 +145,10 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> Tens
     wait, so the caller chooses when.
     """
     parameters = list(parameters)
+    norm = together(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     if max_norm is not None:
-        return nn.utils.clip_grad_norm_(parameters, max_norm)
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 def _embeddings(model: nn.Module) -> set[int]:

@@ -20,7 +20,14 @@ from lmkit.errors import MismatchError, UsageError
 from lmkit.lm import advice
 from lmkit.lm.batches import TokenBatches, fixed_windows
 from lmkit.lm.course_checkpoint import with_config
-from lmkit.lm.device import Device, compile_model, find_device, resolve, set_deterministic
+from lmkit.lm.device import (
+    Device,
+    compile_blocks,
+    compile_model,
+    find_device,
+    resolve,
+    set_deterministic,
+)
 from lmkit.lm.distributed import Ranks
 from lmkit.lm.document_mask import end_of_document_id
 from lmkit.lm.estimate import Estimate, compiling_pays, estimate
@@ -42,6 +49,12 @@ from lmkit.lm.resume import (
     run_folder_of,
 )
 from lmkit.lm.run_folder import RunFolder, refuse_another_run
+from lmkit.lm.sharding import (
+    check_sharding,
+    draw_weights,
+    empty_model,
+    is_cut,
+)
 from lmkit.lm.training_data import TrainingData, open_all, open_data
 from lmkit.lm.weight_average import WeightAverage
 from lmkit.presets import expand_preset
@@ -107,14 +120,15 @@ def prepare(
 
     The folder is the first rank's alone.
     """
-    start = _start(given, report)
+    start = _start(given, report, ranks)
     config = start.config
     ranks.check(config)
     check_installed(config)
     if config.deterministic:
         set_deterministic()
     device = _device(start)
-    ranks.wait()  # until all have read the checkpoint, which the first may move
+    if ranks.cut_model(config):
+        check_sharding(config, device, auto_batch=start.auto_batch)
     if not ranks.is_first:
         yield _make(start, device, None, report, ranks)
         return
@@ -133,21 +147,29 @@ def prepare(
 
 
 def dry_run(
-    given: TrainConfig | Mapping[str, object], report: Report, *, force: bool = False
+    given: TrainConfig | Mapping[str, object],
+    report: Report,
+    *,
+    force: bool = False,
+    processes: int = 1,
 ) -> Estimate:
     """Check all that a run checks before its first step, and say what it would take; no more."""
-    start = _start(given, report)
+    start = _start(given, report, Ranks())
+    ranks = Ranks(count=processes)
+    ranks.check(start.config)
     check_installed(start.config)
     if not start.continues:
         refuse_another_run(start.config.checkpoint_dir, force=force)
     device = _device(start)
+    if ranks.cut_model(start.config):
+        check_sharding(start.config, device, auto_batch=start.auto_batch)
     _, train_data, _ = _inputs(start, device, report)
     with torch.device("meta"):
         model = Transformer(start.config.model)
     _tell_of_model(model, report)
     config = _fitted(start, device, model, report)
     iteration = Progress.from_state(start.state).iteration
-    found = estimate(config, model, device, len(train_data.tokens), iteration)
+    found = estimate(config, model, device, len(train_data.tokens), iteration, ranks)
     for sentence in found.sentences(config):
         report.line(sentence[0].upper() + sentence[1:])
     report.line("Dry run: nothing was written.", event="estimate", **found.fields())
@@ -156,7 +178,7 @@ def dry_run(
     return found
 
 
-def _start(given: TrainConfig | Mapping[str, object], report: Report) -> _Start:
+def _start(given: TrainConfig | Mapping[str, object], report: Report, ranks: Ranks) -> _Start:
     """Read the checkpoint, if the run resumes, and settle the configuration."""
     settings = given_settings(given) if isinstance(given, TrainConfig) else checked(given)
     auto_batch = settings.get("batch_size") == "auto"
@@ -169,7 +191,7 @@ def _start(given: TrainConfig | Mapping[str, object], report: Report) -> _Start:
         config.check_inputs()
         return _Start(_with_schedule_fixed(config), tokenizer_given=True, auto_batch=auto_batch)
     folder = str(settings.get("checkpoint_dir", TrainConfig.checkpoint_dir))
-    name, state = open_checkpoint(str(typed), folder, report.notice)
+    name, state = open_checkpoint(str(typed), folder, report.notice, ranks)
     report.line(f"Loading checkpoint from {name}", event="loading", path=name)
     state = with_config(state, settings, name, report.notice)
     config = resumed_config(settings, state, name, report.notice)
@@ -212,12 +234,14 @@ def _make(
     with ranks.first_goes_first():  # it may have to tokenize
         tokenizer, train_data, val_data = _inputs(start, device, report)
     with advice.explaining_memory(start.config, device):
-        model, optimizer, average = _model(start, device, tokenizer, report)
+        model, optimizer, average = _model(start, device, tokenizer, report, ranks)
     config = ranks.from_first(_fitted(start, device, model, report))
-    if device.compile:
+    if device.compile and is_cut(model):
+        compile_blocks(model, report.notice)
+    elif device.compile:
         compile_model(model, report.notice)
     progress = Progress.from_state(start.state)
-    found = estimate(config, model, device, len(train_data.tokens), progress.iteration)
+    found = estimate(config, model, device, len(train_data.tokens), progress.iteration, ranks)
     for sentence in (*found.sentences(config), *found.warnings()):
         report.notice(sentence)
     return Prepared(
@@ -349,20 +373,25 @@ def _tell_of_other_data(
 
 
 def _model(
-    start: _Start, device: Device, tokenizer: Tokenizer, report: Report
+    start: _Start, device: Device, tokenizer: Tokenizer, report: Report, ranks: Ranks
 ) -> tuple[Transformer, Optimizer, WeightAverage | None]:
     """Make model, optimizer and, where wanted, the average, from the seed or the checkpoint."""
     config = start.config
-    torch.manual_seed(config.seed)
-    model = Transformer(config.model)
+    if ranks.cut_model(config):
+        model = empty_model(config, device, ranks)
+        if start.checkpoint is None:
+            draw_weights(model, config, ranks)
+    else:
+        torch.manual_seed(config.seed)
+        model = Transformer(config.model).to(device.device)
     model.z_loss = config.z_loss
     if config.mask_documents:
         model.document_end = end_of_document_id(tokenizer, "--mask_documents")
     _tell_of_model(model, report)
-    model.to(device.device)
     optimizer = make_optimizer(model, config)
     average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
     if start.checkpoint is not None:
         restore_run(start.state, model, optimizer, average, start.checkpoint)
-        compare_exactness(start.state, exactness_settings(device), report.notice)
+        ranks.wait()  # until all have read the checkpoint, which the first may move
+        compare_exactness(start.state, exactness_settings(device, config), report.notice)
     return model, optimizer, average

@@ -17,9 +17,12 @@ from torch import distributed
 
 from lmkit.config import ModelConfig, TrainConfig, from_dict, settings, to_dict
 from lmkit.errors import MismatchError
-from lmkit.lm.checkpoint import Notice, read_checkpoint, read_latest, restore
+from lmkit.lm.checkpoint import Notice, read_latest, read_outline, restore
+from lmkit.lm.checkpoint_names import is_folder
 from lmkit.lm.device import Device
+from lmkit.lm.distributed import Ranks
 from lmkit.lm.optimizer import Optimizer
+from lmkit.lm.sharding import cut_state, empty_like_cut, is_cut
 from lmkit.lm.weight_average import WeightAverage
 from lmkit.setting import own_settings
 
@@ -97,8 +100,10 @@ def restore_run(
 ) -> None:
     """Put model, optimizer, average and generators back to where a checkpoint has them.
 
-    The optimizer keeps its own rates and decays, which may have been given anew.
+    Tensors that the state leaves on the disk are read here, as the model is: whole or cut. The
+    optimizer keeps its own rates and decays, which may have been given anew.
     """
+    state = _with_tensors(state, model, checkpoint)
     own = [
         {name: value for name, value in group.items() if name != "params"}
         for group in optimizer.param_groups
@@ -114,16 +119,35 @@ def restore_run(
     restore_generators(state.get("generators", {}))
 
 
-def open_checkpoint(typed: str, folder: str, notice: Notice) -> tuple[str, dict[str, Any]]:
+def open_checkpoint(
+    typed: str, folder: str, notice: Notice, ranks: Ranks
+) -> tuple[str, dict[str, Any]]:
     """The checkpoint that ``--load_checkpoint`` names: its path as printed, and its state.
 
     ``latest`` is the newest of the run's folder that verifies, another folder that folder's newest.
+    Tensors that are cut over processes stay on the disk until `restore_run`. All ``ranks`` must
+    call this, and all get the same checkpoint.
     """
-    if typed != "latest" and Path(typed).is_dir():
+    if typed != "latest" and Path(typed).is_dir() and not is_folder(typed):
         typed, folder = "latest", typed
     if typed == "latest":
-        return read_latest(folder, notice)
-    return typed, read_checkpoint(typed, notice)
+        return read_latest(folder, notice, ranks)
+    typed = typed.rstrip("/")
+    return typed, read_outline(typed, notice, ranks)
+
+
+def _with_tensors(
+    state: Mapping[str, Any], model: torch.nn.Module, checkpoint: str
+) -> Mapping[str, Any]:
+    """The state with its tensors as the model has its own: whole, or cut over the processes."""
+    if not is_folder(checkpoint):
+        return cut_state(state, model) if is_cut(model) else state
+    from lmkit.lm.sharded_checkpoint import Stored, fill, whole
+
+    def rows(stored: Stored) -> torch.Tensor:
+        return empty_like_cut(stored.shape, stored.dtype, model)
+
+    return fill(state, checkpoint, rows if is_cut(model) else whole)
 
 
 def resumed_config(
@@ -166,8 +190,9 @@ def checked(given: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def exactness_settings(device: Device) -> dict[str, object]:
-    """What, beside the configuration, decides the last bit of a result."""
+def exactness_settings(device: Device, config: TrainConfig) -> dict[str, object]:
+    """What decides the last bit of a result, beside what the run learns."""
+    processes = distributed.get_world_size() if distributed.is_initialized() else 1
     return {
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
@@ -175,7 +200,8 @@ def exactness_settings(device: Device) -> dict[str, object]:
         "device": device.device.type,
         "dtype": str(device.dtype),
         "compile": device.compile,
-        "processes": distributed.get_world_size() if distributed.is_initialized() else 1,
+        "processes": processes,
+        "parallel": config.parallel if processes > 1 else "none",
         "matmul_precision": torch.get_float32_matmul_precision(),
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -1,7 +1,8 @@
 """The folder of one training run: who may write in it, what is in it, what a resume sets aside.
 
     checkpoint_<iter>.pt, .pt.json   the states (checkpoint.py)
-    best.pt, best.pt.json            the state with the lowest validation loss
+    checkpoint_<iter>.dcp/           of a model that is cut over processes (sharded_checkpoint.py)
+    best.pt, .pt.json or best.dcp/   the state with the lowest validation loss
     metrics.jsonl                    one JSON object per step and per evaluation
     config.toml                      the resolved configuration; the run can be repeated from it
     train.log                        what was printed, with the time of day
@@ -24,10 +25,10 @@ from typing import Any, Self, TextIO
 
 from lmkit.durable import refused, sweep_temporaries, write_durably
 from lmkit.errors import MismatchError, SystemRefusedError, UsageError
-from lmkit.lm.checkpoint import Notice, checkpoints_in, iteration_of, sidecar_path
+from lmkit.lm.checkpoint import Notice, iteration_of
+from lmkit.lm.checkpoint_names import BEST_NAMES, checkpoints_in, recover_replaced, sidecar_path
 
 LOCK_NAME = "run.lock"
-BEST_NAME = "best.pt"
 NO_LOCKS_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -58,6 +59,7 @@ class RunFolder:
         self._made = self._make()
         self._lock = self._take_lock()
         sweep_temporaries(self.path)
+        recover_replaced(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -80,21 +82,12 @@ class RunFolder:
         """A file of the folder as it is printed: the folder as typed, a slash, the name."""
         return f"{self.typed.rstrip('/')}/{name}"
 
-    def checkpoint_path(self, iteration: int) -> Path:
-        """Where the checkpoint after ``iteration`` steps stands."""
-        return self.path / f"checkpoint_{iteration}.pt"
-
-    @property
-    def best_path(self) -> Path:
-        """Where the state with the lowest validation loss stands."""
-        return self.path / BEST_NAME
-
     def clear(self) -> None:
         """Set a run that is already in the folder aside, all of it."""
         for _, checkpoint in checkpoints_in(self.path):
             self._set_aside(checkpoint)
-        if self.best_path.exists():
-            self._set_aside(self.best_path)
+        for best in self._best():
+            self._set_aside(best)
         for name in ("metrics.jsonl", "train.log", "config.toml", "tensorboard", "wandb"):
             if (self.path / name).exists():
                 self._move_aside(self.path / name)
@@ -105,9 +98,10 @@ class RunFolder:
             if other > iteration or (other == iteration and not path.samefile(checkpoint)):
                 moved = self._set_aside(path)
                 self._notice(f"moved {path.name} to {moved.relative_to(self.path)}")
-        if self.best_path.exists() and self._best_is_later(iteration):
-            moved = self._set_aside(self.best_path)
-            self._notice(f"moved {BEST_NAME} to {moved.relative_to(self.path)}")
+        for best in self._best():
+            if _is_later(best, iteration):
+                moved = self._set_aside(best)
+                self._notice(f"moved {best.name} to {moved.relative_to(self.path)}")
         self._cut_metrics(iteration)
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -183,11 +177,9 @@ class RunFolder:
             sidecar_path(checkpoint).replace(sidecar_path(moved))
         return moved
 
-    def _best_is_later(self, iteration: int) -> bool:
-        try:
-            return iteration_of(self.best_path) > iteration
-        except MismatchError:  # not whole, so not to be taken for the best of what is left
-            return True
+    def _best(self) -> list[Path]:
+        """The state with the lowest validation loss, of either kind."""
+        return [self.path / name for name in BEST_NAMES if (self.path / name).exists()]
 
     def _move_aside(self, path: Path) -> Path:
         folder = self.path / "superseded"
@@ -208,6 +200,13 @@ class RunFolder:
             return
         kept = [line for line in path.read_bytes().splitlines() if _iteration_of(line) <= iteration]
         write_durably(path, b"".join(line + b"\n" for line in kept))
+
+
+def _is_later(checkpoint: Path, iteration: int) -> bool:
+    try:
+        return iteration_of(checkpoint) > iteration
+    except MismatchError:  # not whole, so not to be taken for the best of what is left
+        return True
 
 
 def _iteration_of(line: bytes) -> float:

@@ -22,11 +22,11 @@ from lmkit.lm import advice
 from lmkit.lm.bad_steps import BadSteps, SpikeWatch, TooManyBadStepsError
 from lmkit.lm.batches import TokenBatches
 from lmkit.lm.beginning import beginning
-from lmkit.lm.checkpoint import read_checkpoint
+from lmkit.lm.checkpoint import read_outline
 from lmkit.lm.checkpoint_writer import Saved
 from lmkit.lm.distributed import joined
 from lmkit.lm.evaluate import bits_per_byte
-from lmkit.lm.keeper import Bystander, Keeper
+from lmkit.lm.keeper import make_keeper
 from lmkit.lm.odometer import Odometer
 from lmkit.lm.optimizer import clip_gradients, set_learning_rate, step_if_finite
 from lmkit.lm.prefetch import Prefetch
@@ -35,6 +35,7 @@ from lmkit.lm.readings import Readings
 from lmkit.lm.report import EARLY_STEPS, Pace, Report, Silence, span
 from lmkit.lm.resume import Progress, exactness_settings, generator_states, restore_run
 from lmkit.lm.schedule import learning_rate
+from lmkit.lm.sharding import is_cut, own_part
 from lmkit.lm.signals import StopSignals
 from lmkit.lm.validation import Validation
 
@@ -145,8 +146,10 @@ class Trainer:
             ):
                 self._loop()
             self._finish()
-        except LmkitError:
-            self._rescue()
+        except LmkitError as error:
+            # Others may be gone, and with them their rows; this error all of them have.
+            if not is_cut(self.model) or isinstance(error, TooManyBadStepsError):
+                self._rescue()
             raise
         finally:
             self._keeper.wait()
@@ -202,10 +205,8 @@ class Trainer:
         self._pace = Pace()
         self._validation = Validation(run, self._report, self._ranks, self._pace)
         saved = Saved(run.progress.iteration, run.checkpoint) if run.checkpoint else None
-        self._keeper = (
-            Keeper(run.folder, self.config, self._report, self._pace, saved)
-            if run.folder
-            else Bystander()
+        self._keeper = make_keeper(
+            run.folder, self.config, self._report, self._pace, saved, self._ranks
         )
         self._rollbacks: Counter[int] = Counter()
         self._advised = False
@@ -398,13 +399,14 @@ class Trainer:
             progress["average"] = average.state_dict()
         return progress | {
             "format": CHECKPOINT_FORMAT,
-            "model": self.model.state_dict(),
+            # The parameters themselves, so that a tied one is known for the same.
+            "model": self.model.state_dict(keep_vars=True),
             "optimizer": self.optimizer.state_dict(),
             "config": to_dict(self.config),
             "generators": generator_states(),
             "tokenizer": self._run.tokenizer.to_json(),
             "data": self._run.data_identity() | progress["data"],
-            "settings": exactness_settings(self.device),
+            "settings": exactness_settings(self.device, self.config),
         }
 
     def _roll_back(self, error: TooManyBadStepsError) -> None:
@@ -417,7 +419,7 @@ class Trainer:
         if self._rollbacks[saved.step] > ROLLBACKS:
             self._report.notice(f"went back to {saved.printed} {ROLLBACKS} times, to no avail")
             raise error
-        state = read_checkpoint(saved.printed, self._report.notice)
+        state = read_outline(saved.printed, self._report.notice, self._ranks)
         restore_run(state, self.model, self.optimizer, self._run.average, saved.printed)
         went_from = self.step
         self._keeper.go_back(saved)
@@ -455,7 +457,10 @@ class Trainer:
             self.step -= taken_back
             self._odometer.tokens -= taken_back * self._batches.tokens_per_step
             self._bad = BadSteps(self._bad.limit, skipped=self._bad.skipped)
-        sound = not self._updating and all(bool(p.isfinite().all()) for p in self._parameters)
+        wrong = not all(bool(own_part(p).isfinite().all()) for p in self._parameters)
+        if is_cut(self.model):
+            wrong = self._ranks.highest(int(wrong))[0] > 0
+        sound = not self._updating and not wrong
         if sound and self.step > (self._keeper.saved.step if self._keeper.saved else 0):
             try:
                 self._save()

@@ -5,14 +5,15 @@ time it takes is told to the run's `Pace` as spent between steps.
 """
 
 import itertools
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 from lmkit.lm.distributed import Ranks
 from lmkit.lm.evaluate import evaluate_loss
 from lmkit.lm.generate import generate
 from lmkit.lm.preparation import Prepared
 from lmkit.lm.report import Pace, Report
+from lmkit.lm.sharding import is_cut, released
 
 SAMPLE_TOKENS = 64
 
@@ -51,7 +52,8 @@ class Validation:
     def sample(self, step: int, give_up: Callable[[], bool]) -> None:
         """Let the model continue the prompt it was given, always by the same dice."""
         run, prompt = self._run, self._run.config.sample_prompt
-        if prompt is None or not self._ranks.is_first:
+        cut = is_cut(run.model)
+        if prompt is None or not (self._ranks.is_first or cut):
             return
         with self._pace.between_steps(), self._averaged(), run.device.autocast():
             pieces = generate(
@@ -61,11 +63,15 @@ class Validation:
                 max_new_tokens=SAMPLE_TOKENS,
                 seed=run.config.seed,
             )
-            text = prompt + "".join(itertools.takewhile(lambda _: not give_up(), pieces))
+            # Where the model is cut, all bring it together token by token, to the end.
+            wanted = itertools.takewhile(lambda _: cut or not give_up(), pieces)
+            text = prompt + "".join(wanted)
         self._report.line(f"Sample: {text}", event="sample", iter=step, sample=text)
         self._report.metrics({"iter": step, "sample": text, "prompt": prompt})
 
-    def _averaged(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
         """The model with its averaged weights, where they are averaged."""
         average = self._run.average
-        return nullcontext() if average is None else average.in_place()
+        with nullcontext() if average is None else average.in_place(), released(self._run.model):
+            yield

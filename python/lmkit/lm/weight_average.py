@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from lmkit.lm.sharding import own_part
+
 
 class WeightAverage:
     """The moving average of a model's parameters, begun with what they are."""
@@ -27,7 +29,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the model have the averaged weights inside the block; nothing is copied."""
+        """Let the model have the averaged weights inside the block."""
         self._swap()
         try:
             yield
@@ -51,4 +53,10 @@ class WeightAverage:
 
     def _swap(self) -> None:
         for place, parameter in enumerate(self._parameters):
-            parameter.data, self._average[place] = self._average[place], parameter.data
+            mine, average = own_part(parameter.detach()), own_part(self._average[place])
+            if average is self._average[place]:
+                parameter.data, self._average[place] = average, parameter.data
+            else:  # cut over processes: FSDP2 gathers from the memory it knows
+                kept = mine.clone()
+                mine.copy_(average)
+                average.copy_(kept)
