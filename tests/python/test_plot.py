@@ -23,7 +23,7 @@ from lmkit.plot.data import plot_data
 from lmkit.plot.history import Columns
 from lmkit.plot.naming import run_names
 from lmkit.plot.reading import RunReader, is_going
-from lmkit.plot.terminal import drawing
+from lmkit.plot.terminal import columns, drawing
 from lmkit.plot.words import duration, short, time_step
 from recorded_run import BYTES_PER_TOKEN, TOKENS_PER_STEP, loss_at, record_run, write_metrics
 from tiny_run import make_inputs, one_thread, train
@@ -246,6 +246,8 @@ def test_a_png_and_an_svg_are_drawn_and_the_same_each_time(tmp_path: Path, run: 
     assert 1490 <= width <= 1510
     assert 990 <= height <= 1010
     assert ET.fromstring(kept["one.svg"]).tag == "{http://www.w3.org/2000/svg}svg"
+    named = record_run(tmp_path / "实验 木")
+    assert plot(named, "--output_path", tmp_path / "named.svg") == 0
     dark = ["--theme", "dark", "--unit", "bits", "--smoothing", "0"]
     assert plot(run, "--output_path", tmp_path / "dark.png", *dark) == 0
     assert (tmp_path / "dark.png").read_bytes() != kept["one.png"]
@@ -292,9 +294,9 @@ def test_an_output_is_neither_replaced_unasked_nor_of_another_kind(
 @pytest.mark.parametrize("width", [30, 61, 140])
 @pytest.mark.parametrize("look", [{}, {"log": True, "x": "time"}, {"unit": "bits", "x": "tokens"}])
 def test_a_drawing_fits_its_terminal(run: Path, width: int, look: dict):
-    text = drawing([read_run(run)], width, 12, colour=False, **look)
+    text = drawing([read_run(run, "实验" * 20)], width, 12, colour=False, **look)
     lines = text.splitlines()
-    assert max(map(len, lines)) <= width
+    assert max(map(columns, lines)) <= width
     assert sum(any("\u2801" <= c <= "\u28ff" for c in line) for line in lines) >= 10
     assert "\x1b" not in text
     assert "bits a byte" in text if "unit" in look else "nats a token" in text

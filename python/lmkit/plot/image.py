@@ -4,6 +4,7 @@ The same numbers give the same bytes: nothing of the day or of chance is written
 """
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LOG_TICKS_FROM = 8  # times from the lowest to the highest; below, even steps read better
+FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei",
+    "Microsoft YaHei", "PingFang SC", "Hiragino Sans",
+)  # fmt: skip
 SMALL = {
     "lr": "learning rate",
     "grad_norm": "gradient norm",
@@ -55,7 +60,8 @@ def image(
         raise UsageError(
             f"writing a .{kind} needs matplotlib", hint="pip install 'lmkit[plot]', or write .html"
         ) from error
-    with mpl.rc_context(_style(theme)):
+    with mpl.rc_context(_style(theme) | _fonts(runs)), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # drawn as a box, as elsewhere
         figure = Figure(figsize=(10, 6.67), layout="constrained")
         grid = figure.add_gridspec(2, 3, height_ratios=(1.7, 1))
         painter = _Painter(runs, x, log=log, smoothing=smoothing, theme=theme)
@@ -203,6 +209,16 @@ class _Painter:
 def printable(name: str) -> str:
     """A name that matplotlib does not take for a formula or for something to leave out."""
     return name.replace("$", r"\\$").lstrip("_")
+
+
+def _fonts(runs: Sequence[Run]) -> dict[Any, Any]:
+    """A font for names in Chinese, Japanese or Korean, where one of them is installed."""
+    if all(run.name.isascii() for run in runs):
+        return {}
+    from matplotlib import font_manager
+
+    known = set(font_manager.get_font_names())
+    return {"font.family": ["DejaVu Sans", *(name for name in FONTS if name in known)]}
 
 
 def _style(theme: str) -> dict[Any, Any]:

@@ -6,6 +6,7 @@ the same scales.
 
 import math
 from collections.abc import Iterable, Sequence
+from unicodedata import east_asian_width
 
 import numpy as np
 
@@ -184,4 +185,14 @@ def _legend(runs: Sequence[Run], width: int, *, colour: bool) -> list[str]:
 
 
 def _fitted(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+    """The text, cut where a terminal's line ends; some signs are two columns wide."""
+    if columns(text) <= width:
+        return text
+    while columns(text) > width - 1:
+        text = text[:-1]
+    return text + "…"
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    return sum(1 + (east_asian_width(sign) in "WF") for sign in text)
