@@ -36,7 +36,7 @@ from lmkit.lm.safetensors_files import write_shards, write_tensors
 from lmkit.tokenizer import Tokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
-MAX_SHARD_SIZE = 5 * 10**9
+MAX_SHARD_SIZE = 5 << 30
 HEAD = "lm_head.weight"
 
 FilePath = str | os.PathLike[str]
