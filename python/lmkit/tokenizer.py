@@ -454,6 +454,12 @@ class Tokenizer:
             f"special_tokens=[{shown}], fingerprint={self.fingerprint[:12]!r})"
         )
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: its facts, and a sentence cut into tokens."""
+        from lmkit.token_view import tokenizer_card
+
+        return tokenizer_card(self)
+
 
 def _paths(paths: Path | Sequence[Path]) -> list[str]:
     """One path or several, as text."""

@@ -24,6 +24,7 @@ COMMANDS = {
     "plot": "Draw the curves of one or more runs.",
     "export": "Write a model for Hugging Face transformers, or its bare weights.",
     "import": "Make a checkpoint of a model made elsewhere.",
+    "inspect": "Tell what a file is, whether it is whole, and how to use it.",
     "convert": "Bring files of other tools in, and ours out.",
     "completion": "Print a script that lets a shell complete lmkit's words.",
 }

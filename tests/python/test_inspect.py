@@ -1,0 +1,430 @@
+"""`lmkit inspect`: every kind of file is known, damage is found, text is shown cut in tokens."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lmkit
+import tiny_run
+from browser import find_browser, look_at
+from lmkit import _core
+from lmkit.cli import call
+from lmkit.errors import LmkitError, MalformedError, MismatchError, MissingFileError
+from lmkit.inspection import Ask, Report, inspect
+from lmkit.shards.manifest import Manifest, ShardEntry
+from lmkit.shards.names import shard_name
+from lmkit.shards.plan import Cut, Plan, PlannedInput
+from lmkit.token_formats import convert
+from lmkit.token_view import shown, tokenizer_card, view
+from lmkit.tokenize_files import plan as plan_tokenizing
+
+END = "<|endoftext|>"
+TEXT = "the cat sat on the mat\n"
+TOK = lmkit.Tokenizer.train(texts=[TEXT * 3], vocab_size=270)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of every file that needs no torch."""
+    folder = tmp_path_factory.mktemp("files")
+    TOK.save(folder / "tok")
+    (folder / "rows.jsonl").write_text(
+        "".join(json.dumps({"text": TEXT * n}) + "\n" for n in range(9))
+    )
+    lmkit.tokenize(folder / "rows.jsonl", folder / "train.npy", TOK)
+    lmkit.Tokenizer.train(folder / "rows.jsonl", vocab_size=270, save_counts=folder / "some.counts")
+    convert(folder / "train.npy", folder / "l.bin", to_format="llmc")
+    convert(folder / "train.npy", folder / "m", to_format="megatron", tokenizer=TOK)
+    convert(folder / "train.npy", folder / "n.bin", to_format="nanogpt")
+    convert(folder / "m.idx", folder / "d.npy")
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(folder / "tok" / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    with tiny_run.one_thread():
+        tiny_run.train(tiny_run.make_inputs(folder), folder / "run", max_iters=10)
+    return folder / "run"
+
+
+def said(*words: object, code: int = 0, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "lmkit", "inspect", *map(str, words)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def refusal(*words: object, code: int) -> str:
+    """What the command says, in this process, when it refuses."""
+    with pytest.raises(LmkitError) as error:
+        call(["inspect", *map(str, words)])
+    assert error.value.exit_code == code
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "facts"),
+    [
+        (
+            "tok",
+            "a tokenizer folder",
+            {"vocab_size": TOK.vocab_size, "fingerprint": TOK.fingerprint},
+        ),
+        ("tok/tokenizer.json", "a Hugging Face tokenizer", {"vocab_size": TOK.vocab_size}),
+        ("vocab.json", "a vocabulary, GPT-2 style", {"vocab_size": TOK.vocab_size}),
+        ("merges.txt", "merges, GPT-2 style", {"merges": len(TOK.merges)}),
+        ("train.npy", "a token file (.npy)", {"documents": 9, "dtype": "int32"}),
+        ("train.npy.json", "a token file (.npy)", {"documents": 9}),
+        ("d.docs.npy", "where documents end", {"documents": 9}),
+        ("l.bin", "a token file of llm.c's", {"dtype": "uint16"}),
+        ("m.idx", "a data set of Megatron-LM's", {"documents": 9}),
+        ("m", "a data set of Megatron-LM's", {"documents": 9}),
+        ("some.counts", "counts of pretokens", {"pattern": "gpt2"}),
+    ],
+)
+def test_every_kind_is_known_and_whole(
+    files: Path, name: str, kind: str, facts: dict[str, Any]
+) -> None:
+    report = inspect(files / name)
+    assert (report.kind, report.whole, report.damage) == (kind, True, None)
+    assert facts.items() <= report.facts.items()
+    assert report.use
+    json.dumps(report.as_json())
+    unread = inspect(files / name, Ask(verify=False))
+    assert unread.kind == kind
+    assert unread.facts.keys() <= report.facts.keys()
+
+
+def test_a_token_file_shows_its_first_tokens_by_the_tokenizer_beside(files: Path) -> None:
+    report = inspect(files / "train.npy")
+    ids = np.load(files / "train.npy")
+    assert report.sample == {"ids": ids[:64].tolist(), "text": TOK.decode(ids[:64])}
+    assert (
+        f"lmkit train --train_data {files / 'train.npy'} --tokenizer {files / 'tok'}" in report.use
+    )
+    assert (report.facts["smallest_id"], report.facts["largest_id"]) == (ids.min(), ids.max())
+    given = inspect(files / "l.bin", Ask(tokenizer=TOK))
+    assert given.sample["text"] == report.sample["text"]
+    other = lmkit.Tokenizer.train(texts=["other"], vocab_size=258)
+    assert "text" not in inspect(files / "train.npy", Ask(tokenizer=other)).sample
+
+
+def test_ids_that_nothing_describes_are_told_as_either(files: Path) -> None:
+    report = inspect(files / "n.bin")
+    ids = np.load(files / "train.npy")
+    assert report.facts["as_uint16"] == {
+        "tokens": len(ids),
+        "smallest_id": ids.min(),
+        "largest_id": ids.max(),
+    }
+    assert any("--from nanogpt" in line for line in report.use)
+
+
+def test_a_tiktoken_file(tmp_path: Path) -> None:
+    from base64 import b64encode
+
+    lines = [b"%s %d\n" % (b64encode(bytes([n])), n) for n in range(256)]
+    (tmp_path / "a.tiktoken").write_bytes(b"".join(lines))
+    report = inspect(tmp_path / "a.tiktoken")
+    assert (report.kind, report.whole) == ("a tiktoken rank file", True)
+    assert report.facts["tokens"] == 256
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Two shards of three documents in all, as files of their own writers hold them."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    parts = [([5, 6, 7, 8], [3, 4]), ([9, 10], [2])]
+    entries = []
+    for number, (ids, ends) in enumerate(parts):
+        name = shard_name(number, 2)
+        np.save(folder / f"{name}.npy", np.array(ids, "<i4"))
+        np.save(folder / f"{name}.docs.npy", np.array(ends, "<i8"))
+        sums = [_core.Checksum(), _core.Checksum()]
+        sums[0].update(np.array(ids, "<i4").tobytes())
+        sums[1].update(np.array(ends, "<i8").tobytes())
+        size = 128 + 4 * len(ids)
+        entries.append(
+            ShardEntry(
+                name=name, tokens=len(ids), documents=len(ends), checksum=sums[0].text(),
+                documents_checksum=sums[1].text(), file_bytes=size,
+                smallest_id=min(ids), largest_id=max(ids),
+            )
+        )  # fmt: skip
+    manifest = Manifest(
+        plan="p", dtype="int32", suffix=".npy", tokens=6, documents=3, text_bytes=20,
+        smallest_id=5, largest_id=10, tokenizer=TOK.fingerprint, vocab_size=TOK.vocab_size,
+        inputs=["text/"], split="train", shards=tuple(entries), lmkit="0.1.0",
+    )  # fmt: skip
+    (folder / "manifest.json").write_bytes(manifest.to_bytes())
+    return folder
+
+
+def test_a_folder_of_shards(shards: Path, tmp_path: Path) -> None:
+    TOK.save(tmp_path / "tok")
+    for path in (shards, shards / "manifest.json"):
+        report = inspect(path)
+        assert (report.kind, report.whole, report.damage) == ("a folder of shards", True, None)
+        assert (report.facts["tokens"], report.facts["documents"]) == (6, 3)
+        assert report.sample["ids"] == [5, 6, 7, 8]
+        assert report.sample["text"] == TOK.decode([5, 6, 7, 8])
+    convert(shards, tmp_path / "joined.npy")
+    assert np.load(tmp_path / "joined.npy").tolist() == [5, 6, 7, 8, 9, 10]
+    assert np.load(tmp_path / "joined.docs.npy").tolist() == [3, 4, 6]
+    second = shards / "shard_00001_of_00002.npy"
+    raw = bytearray(second.read_bytes())
+    raw[-1] ^= 1
+    second.write_bytes(raw)
+    assert isinstance(inspect(shards).damage, MismatchError)
+    assert inspect(shards, Ask(verify=False)).damage is None
+    second.write_bytes(raw[:-4])
+    assert isinstance(inspect(shards, Ask(verify=False)).damage, MalformedError)
+    (shards / "manifest.json").unlink()
+    inputs = [PlannedInput("/text/a.txt", 100, 1, is_found=True)]
+    cuts = [Cut(0, 0), Cut(0, 60), Cut(1, 0)]
+    plan = Plan(["text/"], inputs, cuts, TOK.fingerprint, {}, "0.1.0")
+    (shards / "plan.json").write_bytes(plan.to_bytes())
+    report = inspect(shards)
+    assert (report.kind, report.whole) == ("a folder of shards that is not finished", None)
+    assert (report.facts["shards"], report.facts["receipts"]) == (2, 0)
+    assert report.facts["text_bytes"] == 100
+    (shards / "plan.json").write_text("{}")
+    assert isinstance(inspect(shards).damage, MalformedError)
+
+
+def test_a_journal_of_a_run_that_was_stopped(tmp_path: Path) -> None:
+    text = tmp_path / "raw.txt"
+    text.write_text(TEXT * 40_000)
+
+    def stop(*_: int) -> None:
+        if list(tmp_path.glob(".a.npy.journal.*")):
+            raise RuntimeError("enough")
+
+    options = {
+        "dtype": "int32",
+        "special": "encode",
+        "end_of_document": None,
+        "val_fraction": None,
+        "num_threads": 1,
+        "force": False,
+        "errors": "strict",
+        "text_field": None,
+        "max_record_bytes": 1 << 30,
+        "slice_bytes": 1 << 10,
+        "note_every": 0.0,
+    }
+    with pytest.raises(RuntimeError, match="enough"):
+        plan_tokenizing(str(text), tmp_path / "a.npy", TOK, **options).run(stop)
+    (journal,) = tmp_path.glob(".a.npy.journal.*")
+    report = inspect(journal)
+    assert (report.kind, report.whole) == ("a journal of lmkit tokenize", True)
+    assert report.facts["inputs"] == [str(text)]
+    assert "--resume" in report.use[0]
+    (partial,) = tmp_path.glob(".a.npy.[0-9]*")
+    partial.write_bytes(b"")
+    assert isinstance(inspect(journal).damage, MismatchError)
+
+
+class TestDamage:
+    def damage(self, path: Path, kind: type[Exception] = MalformedError) -> Report:
+        report = inspect(path)
+        assert report.whole is False
+        assert isinstance(report.damage, kind)
+        return report
+
+    def flipped(self, source: Path, folder: Path, at: int) -> Path:
+        copy = folder / source.name
+        raw = bytearray(source.read_bytes())
+        raw[at] ^= 1
+        copy.write_bytes(raw)
+        return copy
+
+    def test_a_changed_id_is_found_by_the_checksum(self, files: Path, tmp_path: Path) -> None:
+        copy = self.flipped(files / "train.npy", tmp_path, 200)
+        shutil.copy(files / "train.npy.json", tmp_path)
+        assert "its sidecar speaks of xxh3" in str(self.damage(copy).damage)
+        assert inspect(copy, Ask(verify=False)).whole is None
+
+    def test_a_torn_token_file(self, files: Path, tmp_path: Path) -> None:
+        (tmp_path / "a.npy").write_bytes((files / "train.npy").read_bytes()[:-3])
+        self.damage(tmp_path / "a.npy")
+        (tmp_path / "l.bin").write_bytes((files / "l.bin").read_bytes()[:-3])
+        assert inspect(tmp_path / "l.bin").kind == "numbers without a header or a sidecar"
+
+    def test_changed_counts(self, files: Path, tmp_path: Path) -> None:
+        size = (files / "some.counts").stat().st_size
+        assert "checksum" in str(
+            self.damage(self.flipped(files / "some.counts", tmp_path, size - 20)).damage
+        )
+
+    def test_a_tokenizer_with_another_merge(self, files: Path, tmp_path: Path) -> None:
+        folder = shutil.copytree(files / "tok", tmp_path / "tok")
+        merges = (folder / "merges.txt").read_text().splitlines()
+        (folder / "merges.txt").write_text("\n".join(merges[:-1]) + "\n")
+        self.damage(folder)
+
+    def test_a_sidecar_alone(self, files: Path, tmp_path: Path) -> None:
+        shutil.copy(files / "train.npy.json", tmp_path)
+        self.damage(tmp_path / "train.npy.json", MissingFileError)
+
+    def test_a_checkpoint(self, run: Path, tmp_path: Path) -> None:
+        shutil.copy(run / "checkpoint_10.pt.json", tmp_path)
+        copy = self.flipped(run / "checkpoint_10.pt", tmp_path, 5000)
+        self.damage(copy, MismatchError)
+        self.damage(tmp_path / "checkpoint_10.pt.json", MismatchError)
+        copy.write_bytes((run / "checkpoint_10.pt").read_bytes()[:-1])
+        assert "bytes, its sidecar speaks of" in str(self.damage(copy, MismatchError).damage)
+        (tmp_path / "x.pt").write_bytes(b"not a zip")
+        self.damage(tmp_path / "x.pt", MismatchError)
+
+    def test_the_command_tells_and_fails_with_the_code(self, run: Path, tmp_path: Path) -> None:
+        for entry in run.iterdir():
+            if entry.is_file():
+                shutil.copy(entry, tmp_path)
+        self.flipped(run / "best.pt", tmp_path, 5000)
+        done = said(tmp_path, code=5)
+        assert "whole: NO" in done.stdout
+        assert done.stderr.startswith(f"error: {tmp_path / 'best.pt'}: damaged: its sha256 is")
+        assert json.loads(said(tmp_path, "--json", code=5).stdout)["whole"] is False
+
+
+def test_a_checkpoint_and_its_run(run: Path) -> None:
+    report = inspect(run / "checkpoint_10.pt")
+    assert (report.kind, report.whole) == ("a checkpoint", True)
+    assert report.facts["iteration"] == 10
+    assert report.facts["config"]["d_model"] == 16
+    assert report.facts["has_optimizer"]
+    folder = inspect(run)
+    assert (folder.kind, folder.whole) == ("a run folder", True)
+    assert folder.facts["checkpoints"] == ["checkpoint_10.pt"]
+    assert folder.facts["config"]["d_model"] == 16
+    assert folder.facts["last_iter"] == 10
+    assert inspect(run / "best.pt").facts["tokenizer"] == report.facts["tokenizer"]
+
+
+def test_a_model_for_transformers(run: Path, tmp_path: Path) -> None:
+    from lmkit.lm.export import export_model
+
+    exported = export_model(run, tmp_path / "model", checkpoint="latest")
+    report = inspect(tmp_path / "model")
+    assert (report.kind, report.whole) == ("a model for transformers", True)
+    assert report.facts["parameters"] == exported.parameters
+    assert report.facts["tokenizer"]
+    weights = tmp_path / "model" / "model.safetensors"
+    assert inspect(weights).facts["parameters"] == exported.parameters
+    weights.write_bytes(weights.read_bytes()[:-4])
+    assert "torn: its header speaks of" in str(inspect(tmp_path / "model").damage)
+
+
+def test_no_torch_but_for_checkpoints(files: Path) -> None:
+    script = (
+        "import sys; from lmkit.inspection import inspect\n"
+        f"for name in {[str(files / n) for n in ('tok', 'train.npy', 'm', 'some.counts')]}:\n"
+        "    assert inspect(name).whole\n"
+        "assert 'torch' not in sys.modules and 'click' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_what_is_unknown_says_what_it_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("only text")
+    with pytest.raises(MalformedError, match=r"none of a tokenizer \(.*; a token file .*a journal"):
+        inspect(tmp_path / "a.txt")
+    (tmp_path / "b.json").write_text("[1]")
+    (tmp_path / "empty").mkdir()
+    for name in ("b.json", "empty"):
+        refusal(tmp_path / name, code=3)
+    refusal(tmp_path / "missing", code=2)
+
+
+class TestText:
+    def test_a_view_has_all_tokens(self) -> None:
+        text = TEXT * 3 + END + "春"
+        seen = view(TOK, text, 10_000)
+        assert [token.id for token in seen.tokens] == TOK.encode(text)
+        assert b"".join(token.bytes for token in seen.tokens) == text.encode()
+        assert seen.tokens[-4].is_special
+        assert (seen.count, seen.text_bytes) == (len(seen.tokens), len(text.encode()))
+        assert sum(count for _, count in seen.commonest) == seen.count
+        assert [count for _, count in seen.commonest] == sorted(
+            (count for _, count in seen.commonest), reverse=True
+        )
+        assert len(view(TOK, text, 3).tokens) == 3
+        assert view(TOK, "", 3).bytes_per_token == 0.0
+
+    def test_what_cannot_be_seen_is_shown(self) -> None:
+        assert shown(b" a\n\t") == " a⏎⇥"
+        assert shown("春".encode()[:2]) == "\\xe6\\x98"
+        assert shown(b"\x1b[0m\0") == "\\x1b[0m\\x00"
+
+    def test_on_the_terminal(self, files: Path) -> None:
+        done = said(files / "tok", "--text", "the [red]cat\x1b[0m")
+        assert "\x1b" not in done.stdout
+        assert f"[{shown(TOK.vocab[TOK.encode('the')[0]])}|" in done.stdout
+        assert "bytes a token" in done.stdout
+        coloured = said(files / "tok", "--text", "the cat", FORCE_COLOR="1", TERM="xterm-256color")
+        assert "\x1b[" in coloured.stdout
+        plain = said(files / "tok", "--text", "the cat", FORCE_COLOR="1", NO_COLOR="1")
+        assert "\x1b" not in plain.stdout
+
+    def test_as_json_and_from_a_file(self, files: Path, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text(TEXT * 100)
+        words = (files / "vocab.json", "--text_path", tmp_path / "a.txt", "--json", "--show", 4)
+        told = json.loads(said(*words).stdout)
+        assert told["tokens"] == len(TOK.encode(TEXT * 100))
+        assert [token["id"] for token in told["first"]] == TOK.encode(TEXT)[:4]
+
+    def test_options_without_effect_are_refused(self, files: Path) -> None:
+        assert "have no effect without --text" in refusal(files / "tok", "--show", 3, code=2)
+        refusal(files / "tok", "--text", "a", "--text_path", "b", code=2)
+        refusal(files / "tok", "--text", "a", "--no_verify", code=2)
+        refusal(files / "tok", "--text_path", files / "missing", code=2)
+        refusal(files / "tok", "--text_path", files / "train.npy", code=3)
+        refusal(files / "missing", "--text", "a", code=2)
+
+    def test_the_page_stands_alone_and_is_not_overwritten(
+        self, files: Path, tmp_path: Path
+    ) -> None:
+        page = tmp_path / "page.html"
+        text = "the cat <script>alert(1)</script> & sat\n" * 20
+        assert call(["inspect", str(files / "tok"), "--text", text, "--html", str(page)]) == 0
+        content = page.read_text()
+        assert "<script" not in content
+        assert "http" not in content
+        assert content.count('<span class="t ') == len(TOK.encode(text))
+        assert "already exists" in refusal(files / "tok", "--text", "a", "--html", page, code=2)
+        call(["inspect", str(files / "tok"), "--text", "a", "--html", str(page), "--force"])
+        assert page.read_text() != content
+
+    @pytest.mark.parametrize("width", [360, 1280])
+    def test_the_page_fits_a_phone(self, files: Path, tmp_path: Path, width: int) -> None:
+        find_browser()
+        page = tmp_path / "page.html"
+        text = TEXT * 20 + "x" * 500 + "春はあけぼの😀" + END
+        assert call(["inspect", str(files / "tok"), "--text", text, "--html", str(page)]) == 0
+        seen = look_at(page, "tokens", width)
+        assert (seen.faults, seen.console) == ([], [])
+        assert seen.found["width"] <= width
+        assert seen.found["tokens"] == len(TOK.encode(text))
+        assert seen.found["smallest"] >= 10
+
+
+def test_a_tokenizer_shows_itself_in_a_notebook() -> None:
+    told = TOK._repr_html_()
+    assert told == tokenizer_card(TOK)
+    assert TOK.fingerprint[:12] in told
+    assert "&lt;|endoftext|&gt;" in told
+    assert f"vocab_size={TOK.vocab_size}" in repr(TOK)
