@@ -1,12 +1,16 @@
 """The scripts and the notebook of `examples/` run as they stand."""
 
-import os
+import io
 import pydoc_data.topics
-import subprocess
+import runpy
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+
+from lmkit.lm.export import export_model
+from tiny_run import one_thread
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -21,25 +25,22 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def run(folder: Path, *words: str) -> str:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run(folder: Path, script: str, *words: str) -> str:
+    """What a script prints that is started in the folder."""
+    path = str(EXAMPLES / script)
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, one_thread(), redirect_stdout(said):
+        patch.chdir(folder)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setattr(sys, "argv", [path, *words])
+        runpy.run_path(path, run_name="__main__")
+    return said.getvalue()
 
 
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> str:
     """What training on one's own text prints."""
-    return run(folder, str(EXAMPLES / "train_on_your_text.py"), "raw_text.txt", "my_model")
+    return run(folder, "train_on_your_text.py", "raw_text.txt", "my_model")
 
 
 def test_train_on_your_text(folder, trained):
@@ -55,9 +56,9 @@ def test_train_on_your_text(folder, trained):
 
 @pytest.mark.usefixtures("trained")
 def test_continue_from_export(folder):
-    run(folder, "-m", "lmkit", "export", "my_model", "my_model_hf")
+    export_model(folder / "my_model", folder / "my_model_hf")
     words = ("my_model_hf", "raw_text.txt", "my_model_2")
-    said = run(folder, str(EXAMPLES / "continue_from_export.py"), *words)
+    said = run(folder, "continue_from_export.py", *words)
     assert "llama with 234,816 parameters is now my_model_2/checkpoint_0.pt" in said
     assert "Saving checkpoint to my_model_2/checkpoint_50.pt" in said
     assert "\nThe " in said
@@ -66,7 +67,7 @@ def test_continue_from_export(folder):
 
 @pytest.mark.usefixtures("trained")
 def test_tokens_in_plain_pytorch(folder):
-    said = run(folder, str(EXAMPLES / "tokens_in_plain_pytorch.py"), "my_model_tokens.npy")
+    said = run(folder, "tokens_in_plain_pytorch.py", "my_model_tokens.npy")
     losses = [float(line.split()[2]) for line in said.splitlines()]
     assert len(losses) > 3
     assert losses[-1] < losses[0]

@@ -314,6 +314,12 @@ def test_a_run_that_is_there_is_set_aside_only_by_force(llama, tmp_path):
     assert (tmp_path / "run" / "superseded" / "checkpoint_0.pt").exists()
 
 
+def test_a_folder_of_theirs_is_no_checkpoint_until_it_is_imported(llama):
+    with pytest.raises(MissingFileError, match="there is no checkpoint in") as caught:
+        load_model(llama[0])
+    assert caught.value.hint.startswith(f"lmkit import {llama[0]} DIR")
+
+
 def test_what_is_ours_already_is_said(llama, tmp_path):
     made = import_model(llama[0], tmp_path / "run").checkpoint
     for source in (tmp_path / "run", made):

@@ -274,7 +274,13 @@ def read_latest(
             notice(f"passed over {path.name}: {error}")
     if candidates:
         raise MismatchError(f"none of the {len(candidates)} checkpoints in {typed} verifies")
-    raise MissingFileError(f"there is no checkpoint in {typed}")
+    is_foreign = Path(folder, "config.json").exists()
+    raise MissingFileError(
+        f"there is no checkpoint in {typed}",
+        hint=f"lmkit import {shlex.quote(typed)} DIR makes one of that model"
+        if is_foreign
+        else None,
+    )
 
 
 def uncompiled(model: torch.nn.Module) -> torch.nn.Module:

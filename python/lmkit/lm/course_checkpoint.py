@@ -103,25 +103,30 @@ def _shape(
             f"{name} holds no configuration, and its tensors do not say how many heads it has",
             hint="pass the --n_heads it was trained with, and --rope_theta if that was not 10000",
         )
-    n_heads = int(str(given["n_heads"]))
-    values: dict[str, Any] = {n: given[n] for n in own_settings(ModelConfig) if n in given} | found
-    width = values.pop("q_width")
-    if width % n_heads:
-        raise MismatchError(
-            f"{name}: --n_heads {n_heads} does not divide its queries, which are {width} wide"
-        )
-    d_head = width // n_heads
-    if n_heads * d_head != values["d_model"]:
-        values["head_dim"] = d_head
-    kv_width = values.pop("kv_width")
-    if kv_width != width:
-        values["n_kv_heads"] = max(1, kv_width // d_head)
-    shape = from_dict(ModelConfig, values)
+    heads = _heads(found, int(str(given["n_heads"])), name)
+    named = {n: given[n] for n in own_settings(ModelConfig) if n in given}
+    shape = from_dict(ModelConfig, named | found | heads)
     texts = {"rope_theta": f"{shape.rope_theta:g}", "max_seq_len": f"{shape.max_seq_len}"}
     assumed = [f"--{setting} {text}" for setting, text in texts.items() if setting not in given]
     if assumed:
         notice(f"{name} holds no configuration: taking {' and '.join(assumed)}")
     return shape
+
+
+def _heads(found: dict[str, Any], n_heads: int, name: str) -> dict[str, int]:
+    """What follows of the widths of queries and keys, which are taken out of ``found``."""
+    width, kv_width = found.pop("q_width"), found.pop("kv_width")
+    if width % n_heads:
+        raise MismatchError(
+            f"{name}: --n_heads {n_heads} does not divide its queries, which are {width} wide"
+        )
+    d_head = width // n_heads
+    heads = {}
+    if width != found["d_model"]:
+        heads["head_dim"] = d_head
+    if kv_width != width:
+        heads["n_kv_heads"] = max(1, kv_width // d_head)
+    return heads
 
 
 def _told_by(weights: Mapping[str, Tensor]) -> dict[str, Any]:
