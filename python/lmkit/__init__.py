@@ -25,8 +25,8 @@ from lmkit.errors import (
 from lmkit.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from lmkit.token_file import open_tokens
     from lmkit.tokenize_files import tokenize
+    from lmkit.tokens import open_tokens
 
 __all__ = [
     "LmkitError",
@@ -42,7 +42,7 @@ __all__ = [
     "tokenize",
 ]
 
-_LAZY = {"open_tokens": "lmkit.token_file", "tokenize": "lmkit.tokenize_files"}
+_LAZY = {"open_tokens": "lmkit.tokens", "tokenize": "lmkit.tokenize_files"}
 
 
 def __getattr__(name: str) -> object:

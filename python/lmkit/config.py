@@ -17,6 +17,7 @@ import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from lmkit.byte_size import byte_size
 from lmkit.errors import UsageError
 from lmkit.presets import expand_preset
 from lmkit.setting import Setting, check_settings, near_miss, own_settings, setting, shown
@@ -263,13 +264,16 @@ class TrainConfig:
     )
     train_data: str | None = setting(
         None,
-        "Token file to train on (.npy or .bin), or text, tokenized beside it once; several by "
-        "weight as books.npy=3,code.npy=1.  [required]",
+        "Token file to train on (.npy or .bin), folder of shards (or its address), or text, "
+        "tokenized beside it once; several by weight as books/=3,code.npy=1.  [required]",
         group="data",
-        metavar="FILE",
+        metavar="PATH",
     )
     val_data: str | None = setting(
-        None, "Token file, or text, to validate on.", group="data", metavar="FILE"
+        None,
+        "Token file, folder of shards, or text, to validate on.",
+        group="data",
+        metavar="PATH",
     )
     sampling: Literal["random", "epoch"] = setting(
         "random",
@@ -277,10 +281,27 @@ class TrainConfig:
         group="data",
         choices=("random", "epoch"),
     )
+    respect_documents: bool = setting(
+        False,
+        "Let no window cross documents; those shorter than a window are padded.",
+        group="data",
+    )
     mask_documents: bool = setting(
         False,
         "Let attention look no further back than the <|endoftext|> before it.",
         group="data",
+    )
+    data_cache_dir: str | None = setting(
+        None,
+        "Keep copies of shards from elsewhere in this folder.  [default: ~/.cache/lmkit/data]",
+        group="data",
+        metavar="DIR",
+    )
+    data_cache_limit: str = setting(
+        "20G",
+        "Let these copies have this size at most; 0 reads ranges and keeps none.",
+        group="data",
+        metavar="SIZE",
     )
     checkpoint_dir: str = setting(
         "./checkpoints",
@@ -352,6 +373,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        self._check_data()
         if self.context_length > self.model.max_seq_len:
             raise UsageError(
                 f"--context_length {self.context_length} is above "
@@ -360,6 +382,15 @@ class TrainConfig:
             )
         self._check_schedule()
         self._check_tokenizer()
+
+    def _check_data(self) -> None:
+        byte_size(self.data_cache_limit, "--data_cache_limit")
+        if self.respect_documents and self.mask_documents:
+            raise UsageError(
+                "--mask_documents has no effect with --respect_documents, which leaves one "
+                "document in a window",
+                hint="pass one of them; --mask_documents pads nothing",
+            )
 
     def _check_schedule(self) -> None:
         if self.min_lr > self.learning_rate:

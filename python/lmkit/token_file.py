@@ -1,6 +1,6 @@
 """Token files: a row of token ids on disk, read as an array.
 
-`open_tokens` maps one for looking at; `TokenReader` reads parts of it with plain reads, which
+`map_token_file` maps one for looking at; `TokenReader` reads parts of it with plain reads, which
 training uses, so that a file that shrinks meanwhile is an error and not the death of the process.
 Header, size and sidecar are checked when a file is opened, the ids themselves are not: the sidecar
 says how large they get, and is believed only about a file that has not changed since.
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 FilePath: TypeAlias = str | os.PathLike[str]
 
 _MAGIC = b"\x93NUMPY"
+_HEADER_BYTES = 128
 _LONGEST_HEADER = 1 << 16
+_DESCR = {"int32": "<i4", "uint16": "<u2", "uint32": "<u4", "int64": "<i8"}
 _DTYPES = ("int32", "uint16", "uint32")
 
 
@@ -65,6 +67,9 @@ class Sidecar:
     lmkit: str | None = None
 
 
+_SIDECAR_FIELDS = tuple(entry.name for entry in fields(Sidecar))
+
+
 def sidecar_path(path: FilePath) -> Path:
     """Where the sidecar of the token file ``path`` is: its name and ``.json``."""
     return Path(os.fspath(path) + ".json")
@@ -76,18 +81,18 @@ def read_sidecar(path: FilePath) -> Sidecar | None:
     Raises:
         MalformedError: there is one, but it is not what `lmkit tokenize` writes.
     """
-    place = sidecar_path(path)
+    place = f"{os.fspath(path)}.json"
     try:
-        raw = json.loads(place.read_bytes())
+        with open(place, "rb") as file:  # noqa: PTH123 - paths are slow, and shards are many
+            raw = json.loads(file.read())
     except FileNotFoundError:
         return None
     except OSError as error:
         raise SystemRefusedError(f"{place}: {error.strerror}") from error
     except ValueError as error:
         raise MalformedError(f"{place}: not JSON: {error}") from error
-    known = {entry.name for entry in fields(Sidecar)}
     try:
-        sidecar = Sidecar(**{name: value for name, value in raw.items() if name in known})
+        sidecar = Sidecar(**{name: raw[name] for name in _SIDECAR_FIELDS if name in raw})
         checked = [sidecar.tokens, sidecar.smallest_id or 0, sidecar.largest_id or 0]
         usable = sidecar.dtype in _DTYPES and all(isinstance(number, int) for number in checked)
     except (TypeError, AttributeError):
@@ -114,10 +119,13 @@ class TokenReader:
 
     Args:
         path: a ``.npy`` of one dimension, or a ``.bin``.
+        known: what is known of it already; its sidecar is read unless given.
+        called: what errors call it; ``path`` unless given.
 
     Attributes:
-        path: as given.
+        path: as given, or what it is called.
         dtype: of the ids in the file.
+        modified_ns: the file's time of change, in nanoseconds.
         sidecar: what the sidecar says, or None. Its smallest and largest id are None unless the
             file's time and size are those it was written with.
 
@@ -131,13 +139,19 @@ class TokenReader:
         (4,)
     """
 
-    def __init__(self, path: FilePath) -> None:
-        self.path = os.fspath(path)
-        self._file = _open(self.path)
+    def __init__(
+        self, path: FilePath, known: Sidecar | None = None, *, called: str | None = None
+    ) -> None:
+        self.path = called or os.fspath(path)
+        self._file = _open(os.fspath(path), self.path)
         try:
             stat = os.fstat(self._file)
-            self.sidecar = _believed(read_sidecar(path), stat)
+            self.modified_ns = stat.st_mtime_ns
+            self.sidecar = _believed(read_sidecar(path), stat) if known is None else known
             self._layout = _layout(self.path, self._file, stat.st_size, self.sidecar)
+            _compare(
+                self._layout, self.sidecar, self.path, "sidecar" if known is None else "data set"
+            )
         except BaseException:
             os.close(self._file)
             self._file = -1
@@ -146,6 +160,11 @@ class TokenReader:
 
     def __len__(self) -> int:
         return self._layout.tokens
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The fingerprint of the tokenizer the ids are of, as far as its sidecar says."""
+        return None if self.sidecar is None else self.sidecar.tokenizer
 
     def read(self, start: int, stop: int) -> "npt.NDArray[np.integer[Any]]":
         """The ids from ``start`` up to ``stop``, in the file's dtype.
@@ -192,7 +211,7 @@ class TokenReader:
         return f"TokenReader({self.path!r}, tokens={len(self)}, dtype={self.dtype})"
 
 
-def open_tokens(path: FilePath) -> "np.memmap[Any, np.dtype[np.integer[Any]]]":
+def map_token_file(path: FilePath) -> "np.memmap[Any, np.dtype[np.integer[Any]]]":
     """Map a token file as a read-only array; header, size and sidecar are checked.
 
     A ``.bin`` without a sidecar is taken as int32, with a `TokenFileWarning`. An empty file gives
@@ -204,11 +223,6 @@ def open_tokens(path: FilePath) -> "np.memmap[Any, np.dtype[np.integer[Any]]]":
     Raises:
         MissingFileError: there is no such file.
         MalformedError: it is no token file, or is not as long as header or sidecar say.
-
-    Example:
-        >>> tokens = open_tokens("train.npy")
-        >>> tokens.ndim, tokens.dtype.name, tokens.flags.writeable
-        (1, 'int32', False)
     """
     import numpy as np
 
@@ -223,13 +237,13 @@ def open_tokens(path: FilePath) -> "np.memmap[Any, np.dtype[np.integer[Any]]]":
         )
 
 
-def _open(path: str) -> int:
+def _open(path: str, called: str) -> int:
     try:
         file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise MissingFileError(f"{path}: no such file or folder") from error
+        raise MissingFileError(f"{called}: no such file or folder") from error
     except OSError as error:
-        raise SystemRefusedError(f"{path}: {error.strerror}") from error
+        raise SystemRefusedError(f"{called}: {error.strerror}") from error
     return file
 
 
@@ -242,7 +256,10 @@ def _believed(sidecar: Sidecar | None, stat: os.stat_result) -> Sidecar | None:
 
 def _layout(path: str, file: int, size: int, sidecar: Sidecar | None) -> _Layout:
     try:
-        head = os.pread(file, _LONGEST_HEADER, 0)
+        head = os.pread(file, _HEADER_BYTES, 0)
+        if sidecar is not None and head == _header(sidecar):
+            return _npy_as_told(path, sidecar, size)
+        head += os.pread(file, _LONGEST_HEADER, _HEADER_BYTES)
     except OSError as error:  # a folder, for one
         raise SystemRefusedError(f"{path}: {error.strerror}") from error
     if head.startswith(_MAGIC):
@@ -251,16 +268,27 @@ def _layout(path: str, file: int, size: int, sidecar: Sidecar | None) -> _Layout
         raise MalformedError(f"{path}: not a .npy file: it does not start with its magic bytes")
     else:
         layout = _bin_layout(path, size, sidecar)
-    if sidecar is not None and (sidecar.tokens, sidecar.dtype) != (
-        layout.tokens,
-        layout.dtype.name,
-    ):
-        raise MalformedError(
-            f"{path}: holds {layout.tokens:,} tokens of {layout.dtype}, but its sidecar speaks of "
-            f"{sidecar.tokens:,} of {sidecar.dtype}",
-            hint="make the token file again, or remove its sidecar if the file is right",
-        )
     return layout
+
+
+def _compare(layout: _Layout, known: Sidecar | None, path: str, whose: str) -> None:
+    """Raise where a file is not what is known of it."""
+    if known is None or (known.tokens, known.dtype) == (layout.tokens, layout.dtype.name):
+        return
+    raise MalformedError(
+        f"{path}: holds {layout.tokens:,} tokens of {layout.dtype}, but its {whose} speaks of "
+        f"{known.tokens:,} of {known.dtype}",
+        hint="make the token file again, or remove its sidecar if the file is right"
+        if whose == "sidecar"
+        else "make this shard again, or copy it again from where it was made",
+    )
+
+
+def _header(known: Sidecar) -> bytes:
+    """The header that lmkit, and numpy, write for this; parsing others takes ten times as long."""
+    shape = f"{{'descr': '{_DESCR.get(known.dtype)}', 'fortran_order': False, "
+    shape += f"'shape': ({known.tokens},), }}"
+    return _MAGIC + b"\x01\x00v\x00" + shape.encode().ljust(_HEADER_BYTES - 11) + b"\n"
 
 
 def _npy_layout(path: str, head: bytes, size: int) -> _Layout:
@@ -281,7 +309,18 @@ def _npy_layout(path: str, head: bytes, size: int) -> _Layout:
         raise MalformedError(
             f"{path}: holds {dtype} of shape {shape}; a token file holds integers in one dimension"
         )
-    offset, tokens = start + length, shape[0]
+    return _npy_of_size(path, start + length, shape[0], dtype, size)
+
+
+def _npy_as_told(path: str, known: Sidecar, size: int) -> _Layout:
+    """The layout of a file whose header is the one that is known to be, byte by byte."""
+    import numpy as np
+
+    dtype = np.dtype(known.dtype).newbyteorder("<")
+    return _npy_of_size(path, _HEADER_BYTES, known.tokens, dtype, size)
+
+
+def _npy_of_size(path: str, offset: int, tokens: int, dtype: "np.dtype[Any]", size: int) -> _Layout:
     if size != offset + tokens * dtype.itemsize:
         raise MalformedError(
             f"{path}: torn: its header speaks of {tokens:,} tokens of {dtype}, "

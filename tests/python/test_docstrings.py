@@ -32,6 +32,7 @@ MODULES = [
     "lmkit.token_file",
     "lmkit.tokenize_files",
     "lmkit.tokenizer",
+    "lmkit.tokens",
     "lmkit.train_tokenizer",
     "lmkit.lm.checkpoint",
     "lmkit.lm.export",

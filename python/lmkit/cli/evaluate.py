@@ -9,6 +9,7 @@ import click
 from lmkit.cli.options import (
     Command,
     checkpoint_option,
+    data_cache_options,
     device_option,
     json_option,
     notices,
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     required=True,
-    metavar="FILE",
-    help="Predict the tokens of this file (.npy or .bin).",
+    metavar="PATH",
+    help="Predict the tokens of this file (.npy or .bin) or folder of shards (or its address).",
 )
 @click.option(
     "--batch_size",
@@ -49,6 +50,12 @@ if TYPE_CHECKING:
     metavar="N",
     help="Take N batches spread over the file, always the same.  [default: all of it]",
 )
+@click.option(
+    "--respect_documents",
+    is_flag=True,
+    help="Predict each document by itself, from nothing but its own tokens.",
+)
+@data_cache_options
 @device_option
 @json_option
 @quiet_option
@@ -59,11 +66,14 @@ def command(
     batch_size: int,
     context_length: int | None,
     num_eval_batches: int | None,
+    respect_documents: bool,
+    data_cache_dir: str | None,
+    data_cache_limit: str,
     device: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    r"""Measure a checkpoint on a token file.
+    r"""Measure a checkpoint on a token file or a data set of shards.
 
     Loss and perplexity are per token and compare models of one vocabulary; bits per byte compare
     any. The checkpoint knows its tokenizer; the file must have been made with it.
@@ -75,12 +85,13 @@ def command(
     from lmkit.lm import load_model
     from lmkit.lm.device import Device, find_device
     from lmkit.lm.evaluate import evaluate
-    from lmkit.lm.training_data import refuse_other_tokenizer
-    from lmkit.token_file import TokenReader
+    from lmkit.lm.training_data import by_documents, refuse_other_tokenizer
+    from lmkit.tokens import token_reader
 
     target = find_device(device)
-    tokens = TokenReader(data)
-    model, tokenizer = load_model(checkpoint, notices(quiet=quiet))
+    tell = notices(quiet=quiet)
+    tokens = token_reader(data, cache_dir=data_cache_dir, cache_limit=data_cache_limit, notice=tell)
+    model, tokenizer = load_model(checkpoint, tell)
     refuse_other_tokenizer(tokens, tokenizer, f"the one {checkpoint} was trained with")
     limit = model.config.max_seq_len
     if context_length is not None and context_length > limit:
@@ -91,7 +102,7 @@ def command(
         result = evaluate(
             model.to(target),
             tokenizer,
-            tokens,
+            by_documents(tokens, tokenizer) if respect_documents else tokens,
             batch_size=batch_size,
             context_length=context_length,
             num_batches=num_eval_batches,

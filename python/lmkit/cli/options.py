@@ -300,6 +300,21 @@ def device_option(function: Function) -> Function:
     )(function)
 
 
+def data_cache_options(function: Function) -> Function:
+    """Add ``--data_cache_dir`` and ``--data_cache_limit``, as the settings of these names say."""
+    for name in ("data_cache_limit", "data_cache_dir"):
+        setting = settings(TrainConfig)[name]
+        option = click.option(
+            setting.flag,
+            default=setting.default,
+            show_default=setting.default is not None,
+            metavar=setting.metavar,
+            help=setting.sentence,
+        )
+        function = option(function)
+    return function
+
+
 def notices(*, quiet: bool) -> Callable[[str], None]:
     """Where a command's remarks go: to stderr, or nowhere."""
     return _ignore if quiet else _tell

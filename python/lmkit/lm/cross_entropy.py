@@ -11,12 +11,15 @@ is saved of it, and no padded logit counts in the loss.
 Axes: E model width, N tokens, C tokens of one chunk, V vocabulary, P vocabulary with padding.
 """
 
+import math
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+# The target of a position that does not count: torch's own choice.
+IGNORED = -100
 # Below this many logits the plain way is as fast, and its memory is no burden.
 CHUNKED_FROM_LOGITS = 1 << 24
 # Logits of one chunk: 32 MiB in float32. On two cores 2^22 to 2^24 differ by a tenth, and whole
@@ -35,16 +38,23 @@ def head_cross_entropy(
 
     ``hidden`` is (..., E), ``targets`` (...). The gradient, not the value, also has ``z_loss``
     times the mean squared logarithm of the softmax's normalisers, which keeps logits from drifting.
+    Positions whose target is `IGNORED` count in neither.
     """
     hidden_NE, targets_N = hidden.flatten(0, -2), targets.flatten()
     if targets_N.numel() * weight_VE.shape[0] < CHUNKED_FROM_LOGITS:
         logits_NV = functional.linear(hidden_NE, weight_VE).float()
         loss = functional.cross_entropy(logits_NV, targets_N)
         if z_loss:
-            pull = z_loss * logits_NV.logsumexp(-1).square().mean()
+            squares_N = torch.where(targets_N == IGNORED, 0.0, logits_NV.logsumexp(-1).square())
+            pull = z_loss * squares_N.sum() / _counted(targets_N)
             loss = loss + (pull - pull.detach())
         return loss
     return chunked_cross_entropy(hidden_NE, weight_VE, targets_N, z_loss=z_loss)
+
+
+def _counted(targets_N: Tensor) -> Tensor:
+    """How many targets count; 1 where none does, so that a mean over them is 0."""
+    return (targets_N != IGNORED).sum().clamp(min=1)
 
 
 def logits_held(tokens: int, vocab_size: int, device_type: str) -> int:
@@ -101,7 +111,7 @@ def _loss_alone(
     ):
         logits_CV = (hidden_CE @ weight_PE.T)[:, :vocab_size].float()
         total += functional.cross_entropy(logits_CV, targets_C, reduction="sum")
-    return total / targets_N.numel()
+    return total / _counted(targets_N)
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -117,7 +127,7 @@ class _ChunkedLoss(torch.autograd.Function):
         rows: int,
         z_loss: float,
     ) -> Tensor:
-        total = torch.zeros((), device=hidden_NE.device)
+        total, counted = torch.zeros((), device=hidden_NE.device), _counted(targets_N)
         hidden_gradient_NE = torch.empty_like(hidden_NE)
         weight_gradient_PE = torch.zeros_like(weight_PE, dtype=torch.float32)
         chunks = zip(
@@ -129,9 +139,11 @@ class _ChunkedLoss(torch.autograd.Function):
         for hidden_CE, targets_C, hidden_gradient_CE in chunks:
             logits_CP = (hidden_CE @ weight_PE.T).float()
             normaliser_C1 = logits_CP[:, :vocab_size].logsumexp(-1, keepdim=True)
-            targets_C1 = targets_C.unsqueeze(-1)
-            total += (normaliser_C1 - logits_CP.gather(-1, targets_C1)).sum()
-            # The gradient of the mean loss: (softmax - one at the target) / N.
+            ignored_C1 = (targets_C == IGNORED).unsqueeze(-1)
+            targets_C1 = targets_C.unsqueeze(-1).clamp(min=0)
+            losses_C1 = normaliser_C1 - logits_CP.gather(-1, targets_C1)
+            total += torch.where(ignored_C1, 0.0, losses_C1).sum()
+            # The gradient of the mean loss: (softmax - one at the target) / how many count.
             gradient_CP = logits_CP.sub_(normaliser_C1).exp_()
             gradient_CP[:, vocab_size:] = 0.0
             if z_loss:  # d(z * n^2) = 2 z n dn, and dn is the softmax
@@ -139,14 +151,15 @@ class _ChunkedLoss(torch.autograd.Function):
             # Not scatter_add_, which has no deterministic kernel on every device; a row has one
             # target, so that nothing can meet.
             gradient_CP.scatter_(-1, targets_C1, gradient_CP.gather(-1, targets_C1) - 1.0)
-            gradient_CP = gradient_CP.div_(targets_N.numel()).to(weight_PE.dtype)
+            divisor_C1 = torch.where(ignored_C1, math.inf, counted.float())
+            gradient_CP = gradient_CP.div_(divisor_C1).to(weight_PE.dtype)
             torch.mm(gradient_CP, weight_PE, out=hidden_gradient_CE)
             if weight_PE.dtype == torch.float32:
                 weight_gradient_PE.addmm_(gradient_CP.T, hidden_CE)
             else:
                 weight_gradient_PE += gradient_CP.T @ hidden_CE
         ctx.save_for_backward(hidden_gradient_NE, weight_gradient_PE.to(weight_PE.dtype))
-        return total / targets_N.numel()
+        return total / counted
 
     @staticmethod
     def backward(

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmkit.errors import MalformedError, UsageError
-from lmkit.lm.batches import Tokens, fixed_windows, read_windows, to_batch
+from lmkit.lm.batches import Tokens, evaluation_windows, read_windows, spans_of, to_batch
+from lmkit.lm.cross_entropy import IGNORED
 from lmkit.lm.device import Device
 from lmkit.lm.distributed import Ranks
+from lmkit.lm.documents import DocumentTokens, Spans
 from lmkit.lm.model import Transformer
 from lmkit.lm.sharding import is_cut, released
 
@@ -75,19 +77,20 @@ def evaluate(
     if context_length < 1:
         raise UsageError(f"{len(tokens)} tokens are too few to predict one from another")
     limit = None if num_batches is None else num_batches * batch_size
-    starts = fixed_windows(len(tokens), context_length, limit)
-    windows = _batches(starts, batch_size, context_length)
-    covered = len(starts) * context_length
-    if num_batches is None and covered < len(tokens) - 1:
+    spans = evaluation_windows(tokens, context_length, limit)
+    windows = _batches(spans, batch_size, context_length)
+    covered = len(spans) * context_length
+    one_by_one = isinstance(tokens, DocumentTokens)
+    if num_batches is None and covered < len(tokens) - 1 and not one_by_one:
         rest = len(tokens) - 1 - covered
-        windows.append((np.array([covered]), rest))
+        windows.append((spans_of(np.array([covered]), rest), rest))
     lengths = _byte_lengths(tokenizer, model.config.vocab_size)
     nats, n_tokens, n_bytes = 0.0, 0, 0
     for done, (loss, rows) in enumerate(_losses(model, tokens, windows, device), start=1):
-        targets_BT = rows[:, 1:]
-        nats += loss * targets_BT.size
-        n_tokens += targets_BT.size
-        n_bytes += int(lengths[targets_BT].sum())
+        targets_N = _targets(rows)
+        nats += loss * targets_N.size
+        n_tokens += targets_N.size
+        n_bytes += int(lengths[targets_N].sum())
         if progress is not None:
             progress(0, done, len(windows))
     loss = nats / n_tokens
@@ -115,22 +118,24 @@ def evaluate_loss(
     """
     ranks = ranks or Ranks()
     limit = None if num_batches is None else num_batches * batch_size
-    starts = fixed_windows(len(tokens), context_length, limit)
-    windows = _batches(starts, batch_size, context_length)
+    spans = evaluation_windows(tokens, context_length, limit)
+    windows = _batches(spans, batch_size, context_length)
     mine = windows[ranks.rank :: ranks.count]
     counted = len(mine)
     if is_cut(model):
         mine += windows[:1] * (math.ceil(len(windows) / ranks.count) - counted)
         give_up = partial(_any_gives_up, ranks, give_up)
     wanted = itertools.takewhile(lambda _: not give_up(), mine)
-    nats, rows_done = 0.0, 0
+    nats, targets, rows_done = 0.0, 0, 0
     with released(model):
         for place, (loss, rows) in enumerate(_losses(model, tokens, wanted, device)):
             if place < counted:
-                nats += loss * len(rows)
+                n_targets = _targets(rows).size
+                nats += loss * n_targets
+                targets += n_targets
                 rows_done += len(rows)
-    all_nats, all_rows = ranks.sums(nats, rows_done)
-    return all_nats / all_rows if all_rows == len(starts) else None
+    all_nats, all_targets, all_rows = ranks.sums(nats, targets, rows_done)
+    return all_nats / all_targets if all_rows == len(spans) else None
 
 
 def bytes_per_token(
@@ -148,12 +153,12 @@ def bytes_per_token(
     """
     lengths = _byte_lengths(tokenizer, vocab_size)
     n_tokens, n_bytes = 0, 0
-    for starts_B, length in _batches(
-        fixed_windows(len(tokens), context_length, limit), _ROWS_AT_ONCE, context_length
+    for spans, length in _batches(
+        evaluation_windows(tokens, context_length, limit), _ROWS_AT_ONCE, context_length
     ):
-        targets_BT = read_windows(tokens, starts_B, length)[:, 1:]
-        n_tokens += targets_BT.size
-        n_bytes += int(lengths[targets_BT].sum())
+        targets_N = _targets(read_windows(tokens, spans, length))
+        n_tokens += targets_N.size
+        n_bytes += int(lengths[targets_N].sum())
     return n_bytes / n_tokens if n_bytes else None
 
 
@@ -166,13 +171,19 @@ def _any_gives_up(ranks: Ranks, give_up: Callable[[], bool]) -> bool:
     return ranks.highest(int(give_up()))[0] > 0
 
 
-# Starts of a batch's rows, and their length.
-_Windows = tuple[NDArray[np.int64], int]
+# Where a batch's rows are, and how many inputs each has.
+_Windows = tuple[Spans, int]
 
 
-def _batches(starts: NDArray[np.int64], batch_size: int, context_length: int) -> list[_Windows]:
-    parts = range(0, len(starts), batch_size)
-    return [(starts[part : part + batch_size], context_length) for part in parts]
+def _batches(spans: Spans, batch_size: int, context_length: int) -> list[_Windows]:
+    parts = range(0, len(spans), batch_size)
+    return [(spans[part : part + batch_size], context_length) for part in parts]
+
+
+def _targets(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The targets of rows that count."""
+    targets_BT = rows[:, 1:]
+    return np.extract(targets_BT != IGNORED, targets_BT)
 
 
 @torch.no_grad()
@@ -185,10 +196,11 @@ def _losses(
     model.eval()
     try:
         waiting: list[tuple[Tensor, NDArray[np.int64]]] = []
-        for starts_B, context_length in windows:
-            rows = read_windows(tokens, starts_B, context_length)
-            _check_ids(rows, starts_B, model.config.vocab_size)
-            inputs_BT, targets_BT = to_batch(rows, device.device)
+        padded = isinstance(tokens, DocumentTokens)
+        for spans, context_length in windows:
+            rows = read_windows(tokens, spans, context_length)
+            _check_ids(rows, spans, model.config.vocab_size)
+            inputs_BT, targets_BT = to_batch(rows, device.device, padded=padded)
             with device.autocast():
                 waiting.append((model(inputs_BT, targets_BT), rows))
             if len(waiting) == _LOSSES_AT_ONCE:
@@ -207,13 +219,15 @@ def _fetched(
         yield from zip(losses, (rows for _, rows in waiting), strict=True)
 
 
-def _check_ids(rows: NDArray[np.int64], starts_B: NDArray[np.int64], vocab_size: int) -> None:
+def _check_ids(rows: NDArray[np.int64], spans: Spans, vocab_size: int) -> None:
     outside = (rows < 0) | (rows >= vocab_size)
+    outside &= np.arange(rows.shape[1]) < (spans.stops - spans.starts)[:, None]  # no padding
     if outside.any():
         row, column = np.argwhere(outside)[0].tolist()
+        place = int(spans.starts[row]) + column
         raise MalformedError(
-            f"token {int(starts_B[row]) + column:,} is {rows[row, column]}, outside the model's "
-            f"vocabulary of {vocab_size:,}",
+            f"token {place:,} is {rows[row, column]}, outside the model's vocabulary of "
+            f"{vocab_size:,}",
             hint="evaluate on tokens made with the tokenizer the model was trained with",
         )
 

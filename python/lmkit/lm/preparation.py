@@ -18,7 +18,7 @@ from lmkit.config import TrainConfig, from_dict
 from lmkit.config_file import to_toml
 from lmkit.errors import MismatchError, UsageError
 from lmkit.lm import advice
-from lmkit.lm.batches import TokenBatches, fixed_windows
+from lmkit.lm.batches import TokenBatches, evaluation_windows
 from lmkit.lm.course_checkpoint import with_config
 from lmkit.lm.device import (
     Device,
@@ -338,11 +338,10 @@ def _data(
     config: TrainConfig, tokenizer: Tokenizer, report: Report
 ) -> tuple[TrainingData, TrainingData | None]:
     """Open what to train on, and what to validate on where it is given."""
-    vocab_size = config.model.vocab_size
     report.line("Loading training data...")
     if config.train_data is None:
         raise UsageError("no data given: pass --train_data", hint="lmkit tokenize makes it")
-    train_data = open_all(config.train_data, tokenizer, vocab_size, report)
+    train_data = open_all(config.train_data, tokenizer, config, report)
     # Refuses what is too short, or goes together with nothing, before anything is made.
     TokenBatches(
         train_data.tokens,
@@ -353,8 +352,8 @@ def _data(
     if config.val_data is None:
         return train_data, None
     report.line("Loading validation data...")
-    val_data = open_data(config.val_data, tokenizer, vocab_size, report)
-    fixed_windows(len(val_data.tokens), config.context_length, limit=1)
+    val_data = open_data(config.val_data, tokenizer, config, report)
+    evaluation_windows(val_data.tokens, config.context_length, limit=1)
     return train_data, val_data
 
 

@@ -260,7 +260,7 @@ class Trainer:
         loss = self._backward(iteration + self._batch_offset)
         norm = clip_gradients(self._parameters, self.config.max_grad_norm)
         loss_and_norm = torch.stack((loss, norm))
-        self._odometer.tokens += self._batches.tokens_per_step
+        self._odometer.tokens += self._batches.targets(iteration + self._batch_offset)
         self._readings.add(iteration, rate, loss_and_norm, self._odometer.reading())
         self._updating = True
         step_if_finite(self.optimizer, loss_and_norm)
@@ -277,11 +277,12 @@ class Trainer:
     def _backward(self, batch: int) -> Tensor:
         """Add up the gradients of a batch's micro-batches; the mean of their losses."""
         total = torch.zeros((), device=self.device.device)
+        divisors = self._batches.divisors(batch)
         for number, (inputs_BT, targets_BT) in enumerate(self._prefetch.micro_batches(batch), 1):
             is_last = number == self.config.grad_accum_steps
             with self._ranks.alone(self._shared, but=is_last):
                 with self.device.autocast():
-                    part = self._shared(inputs_BT, targets_BT) / self.config.grad_accum_steps
+                    part = self._shared(inputs_BT, targets_BT) / divisors[number - 1]
                 part.backward()
             total += part.detach()
         return self._ranks.average(total)
