@@ -15,7 +15,11 @@ _MINUTE = 60
 
 @contextmanager
 def progress_bar(
-    label: str | Sequence[str], unit: str | Sequence[str], *, quiet: bool = False
+    label: str | Sequence[str],
+    unit: str | Sequence[str],
+    *,
+    quiet: bool = False,
+    more: Callable[[], str] | None = None,
 ) -> Iterator[Callback | None]:
     """A callback ``(phase, done, total)`` for the core's long calls.
 
@@ -23,24 +27,26 @@ def progress_bar(
         label: what is being done, one for each phase.
         unit: what is counted, one for each phase; ``"B"`` is shown in megabytes.
         quiet: show nothing; the callback is None.
+        more: what else to say, asked each time.
     """
     labels = [label] if isinstance(label, str) else list(label)
     units = [unit] if isinstance(unit, str) else list(unit)
     if quiet:
         yield None
     elif sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
-        with _bars(labels, units) as callback:
+        with _bars(labels, units, more) as callback:
             yield callback
     else:
-        yield _lines(labels, units)
+        yield _lines(labels, units, more)
 
 
 class _Rate:
     """What is done of one phase, in words."""
 
-    def __init__(self, unit: str, start: float) -> None:
+    def __init__(self, unit: str, start: float, more: Callable[[], str] | None) -> None:
         self.unit = unit
         self.start = start
+        self.more = more
 
     def __call__(self, done: int, total: int, now: float) -> str:
         rate = done / max(now - self.start, 1e-6)
@@ -52,6 +58,8 @@ class _Rate:
             parts.append(f"{rate:,.0f} {self.unit}/s")
         if total and rate:
             parts.append(f"{_duration((total - done) / rate)} left")
+        if self.more is not None:
+            parts.insert(0, self.more())
         return ", ".join(parts)
 
 
@@ -63,14 +71,14 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def _lines(labels: list[str], units: list[str]) -> Callback:
+def _lines(labels: list[str], units: list[str], more: Callable[[], str] | None) -> Callback:
     rates: dict[int, _Rate] = {}
     written = time.monotonic()
 
     def callback(phase: int, done: int, total: int) -> None:
         nonlocal written
         now = time.monotonic()
-        rate = rates.setdefault(phase, _Rate(units[phase], now))
+        rate = rates.setdefault(phase, _Rate(units[phase], now, more))
         if now - written >= _SECONDS_BETWEEN_LINES:
             written = now
             print(f"{labels[phase]}: {rate(done, total, now)}", file=sys.stderr, flush=True)
@@ -79,7 +87,9 @@ def _lines(labels: list[str], units: list[str]) -> Callback:
 
 
 @contextmanager
-def _bars(labels: list[str], units: list[str]) -> Iterator[Callback]:
+def _bars(
+    labels: list[str], units: list[str], more: Callable[[], str] | None
+) -> Iterator[Callback]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
@@ -90,7 +100,7 @@ def _bars(labels: list[str], units: list[str]) -> Iterator[Callback]:
 
         def callback(phase: int, done: int, total: int) -> None:
             now = time.monotonic()
-            rate = rates.setdefault(phase, _Rate(units[phase], now))
+            rate = rates.setdefault(phase, _Rate(units[phase], now, more))
             if phase not in tasks:
                 tasks[phase] = progress.add_task(labels[phase], total=total or None, rate="")
             progress.update(

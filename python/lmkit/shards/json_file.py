@@ -65,7 +65,7 @@ def spell(content: Mapping[str, Any]) -> bytes:
             lines.append(f"  {_compact(name)}: [\n{rows}\n  ]")
         else:
             lines.append(f"  {_compact(name)}: {_compact(value)}")
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "surrogatepass")
 
 
 def _compact(value: object) -> str:

@@ -7,7 +7,7 @@ shard write equal files; their receipts differ in who was how fast, and either w
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from lmkit.errors import MalformedError, MismatchError
+from lmkit.errors import MalformedError, MismatchError, MissingFileError
 from lmkit.shards import json_file
 from lmkit.shards.names import document_ends_name, receipt_name
 
@@ -83,6 +83,36 @@ def read_receipt(path: Path) -> Receipt:
     if wrong:
         raise MalformedError(f"{path}: not a receipt: {wrong!r} is missing or of the wrong type")
     return Receipt(**{name: content[name] for name in _FIELDS})
+
+
+def find_receipt(plan: str, name: str, folder: Path) -> Receipt | None:
+    """The receipt of the shard called ``name``, whose files are there; None where there is none.
+
+    Args:
+        plan: the id of the plan that it has to belong to.
+        name: of the shard, without an ending.
+        folder: the data set.
+
+    Raises:
+        MismatchError: it belongs to another plan or another shard, or its files are not as it says.
+        MalformedError: it is no receipt.
+    """
+    path = folder / receipt_name(name)
+    try:
+        receipt = read_receipt(path)
+    except MissingFileError:
+        return None
+    if receipt.plan != plan:
+        raise MismatchError(
+            f"{path}: belongs to plan {receipt.plan[:12]}…, and this is {plan[:12]}…",
+            hint="two data sets were mixed up: choose another --output_path, or remove the receipt",
+        )
+    if receipt.name != name:
+        raise MismatchError(
+            f"{path}: is the receipt of {receipt.name}", hint=REMAKE.format(path.name)
+        )
+    check_files(receipt, folder)
+    return receipt
 
 
 def check_files(receipt: Receipt, folder: Path) -> None:

@@ -1,0 +1,261 @@
+"""Shards made by a real Dask cluster: the same bytes, whatever becomes of its workers.
+
+One cluster of two processes serves the tests; `--cluster local:N` starts its own.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client, LocalCluster
+
+import lmkit
+from lmkit.cluster.worker import make_shard
+from lmkit.errors import MismatchError, SystemRefusedError, UsageError
+from lmkit.shards.data_set import begin
+from lmkit.shards.encode_shard import ShardTask
+from lmkit.shards.make_plan import ShardOptions, make_plan
+from shard_texts import END, contents, documents, lmkit_tokenize, refusal, train_tokenizer
+
+SHARDS = 8
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0", silence_logs=50
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def client(cluster) -> Iterator[Client]:
+    with Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tok")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text of which each shard takes a moment."""
+    path = tmp_path_factory.mktemp("text") / "raw.txt"
+    path.write_text(END.join(documents(100, 1, 4000)) * 20, encoding="utf-8", newline="")
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(text, tokenizer, tmp_path_factory) -> dict[str, bytes]:
+    """What any engine is to make of the text."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    lmkit_tokenize(*words(text, tokenizer, folder))
+    return contents(folder)
+
+
+def words(text: Path, tokenizer: Path, output: Path) -> list[object]:
+    named = ["--data_path", text, "--tokenizer", tokenizer, "--output_path", output]
+    return [*named, "--shards", SHARDS]
+
+
+def on(cluster: LocalCluster) -> list[object]:
+    return ["--cluster", cluster.scheduler_address, "--num_threads", 1]
+
+
+def workers_of(client: Client) -> list[str]:
+    client.wait_for_workers(2, timeout=60)
+    return sorted(client.scheduler_info()["workers"])
+
+
+def receipts(folder: Path) -> dict[str, Any]:
+    return {path.name: json.loads(path.read_bytes()) for path in folder.glob("*.receipt.json")}
+
+
+def test_a_cluster_makes_the_same_and_says_who_did_what(
+    cluster, text, tokenizer, whole, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    lmkit_tokenize(*words(text, tokenizer, out), *on(cluster), "--json")
+    assert contents(out) == whole
+    told = json.loads(capsys.readouterr().out)
+    assert sum(share["shards"] for share in told["workers"]) == SHARDS
+    assert len(told["workers"]) == 2
+    made_by = {receipt["worker"] for receipt in receipts(out).values()}
+    assert made_by == {share["worker"] for share in told["workers"]}
+
+
+def test_a_worker_that_is_killed_costs_one_shard_and_changes_nothing(
+    cluster, client, text, tokenizer, whole, tmp_path
+):
+    out = tmp_path / "out"
+    pids = set(client.run(os.getpid).values())
+    killed: list[int] = []
+    before: dict[str, Any] = {}
+
+    def kill_one_at_work() -> None:
+        while not killed:
+            for path in out.glob(".*.lmkit-tmp"):
+                pid = int(path.name.split(".")[2])
+                if pid in pids and list(path.glob(".shard*")) and receipts(out):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                    before.update(receipts(out))
+                    return
+            time.sleep(0.001)
+
+    killer = threading.Thread(target=kill_one_at_work, daemon=True)
+    killer.start()
+    lmkit_tokenize(*words(text, tokenizer, out), *on(cluster))
+    killer.join(timeout=60)
+    assert len(killed) == 1
+    assert 0 < len(before) < SHARDS
+    after = receipts(out)
+    assert {name: after[name] for name in before} == before  # none of them was made twice
+    assert contents(out) == whole  # and what the dead worker left is swept
+
+
+def test_a_full_disk_on_one_worker_is_named(cluster, client, text, tokenizer, whole, tmp_path):
+    out = tmp_path / "out"
+    victim = workers_of(client)[0]
+    pid = client.run(os.getpid, workers=[victim])[victim]
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+    try:
+        client.run(signal.getsignal, signal.SIGXFSZ, workers=[victim])
+        error = refusal(SystemRefusedError, *words(text, tokenizer, out), *on(cluster))
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    name = client.run(lambda dask_worker: str(dask_worker.name), workers=[victim])[victim]
+    assert f"/{name}, shard_" in str(error)
+    assert f"{out}/shard_" in str(error)
+    assert "too large" in str(error)
+    assert error.exit_code == 4
+    assert not (out / "manifest.json").exists()
+    lmkit_tokenize(*words(text, tokenizer, out), *on(cluster))
+    assert contents(out) == whole
+
+
+def test_a_worker_with_another_lmkit_is_named(cluster, client, text, tokenizer, tmp_path):
+    def pretend(version: str) -> None:
+        from lmkit import _core
+
+        _core.__version__ = version  # type: ignore[misc]
+
+    out, victim = tmp_path / "out", workers_of(client)[1]
+    client.run(pretend, "9.1", workers=[victim])
+    try:
+        error = refusal(MismatchError, *words(text, tokenizer, out), *on(cluster))
+    finally:
+        client.run(pretend, lmkit.__version__, workers=[victim])
+    assert f"worker {victim} has lmkit 9.1, and this is {lmkit.__version__}" in str(error)
+    assert [item.name for item in out.iterdir()] == ["plan.json"]
+
+
+def test_a_worker_without_the_tokenizer_is_named(client, text, tokenizer, tmp_path):
+    other = lmkit.Tokenizer.load(tokenizer, [END])
+    planned = make_plan([str(text)], tmp_path / "out", other, ShardOptions(shards=SHARDS))
+    begin(planned)
+    task = ShardTask.of(planned.plan, 0, planned.folder, None)
+    future = client.submit(make_shard, task, "topic", 1, "streaming", pure=False)
+    with pytest.raises(MismatchError, match=r"worker .*/\d, shard_00000.* the plan's tokenizer"):
+        future.result(timeout=60)
+
+
+def test_an_input_that_is_malformed_is_named_with_its_place(cluster, tokenizer, tmp_path):
+    path = tmp_path / "records.jsonl"
+    lines = [json.dumps({"text": text}) for text in documents(80, 2)]
+    lines[70] = '{"text": 7}'
+    path.write_text("\n".join(lines), encoding="utf-8")
+    run = words(path, tokenizer, tmp_path / "out")
+    error = refusal(ValueError, *run, *on(cluster))
+    assert f"{path}: line 71: " in str(error)
+    assert "/0, shard_00007" in str(error) or "/1, shard_0000" in str(error)
+    assert error.exit_code == 3
+
+
+def test_a_scheduler_that_is_not_there_is_said(text, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("lmkit.cluster.connect._SECONDS_TO_CONNECT", 0.5)
+    run = words(text, tokenizer, tmp_path / "out")
+    error = refusal(SystemRefusedError, *run, "--cluster", "tcp://127.0.0.1:9")
+    assert "--cluster tcp://127.0.0.1:9: no Dask scheduler answers there" in str(error)
+    assert "dask scheduler" in error.hint
+
+
+def test_without_dask_the_extra_is_named(text, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    run = words(text, tokenizer, tmp_path / "out")
+    error = refusal(UsageError, *run, "--cluster", "local:2")
+    assert str(error) == "--cluster needs dask.distributed"
+    assert error.hint == "pip install 'lmkit[cluster]'"
+
+
+def start(run: list[object], *cluster: object) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "lmkit", "tokenize", *map(str, (*run, *cluster))]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_local_cluster_starts_and_ends_with_the_command(text, tokenizer, whole, tmp_path):
+    out = tmp_path / "out"
+    with start(words(text, tokenizer, out), "--cluster", "local:2") as process:
+        said, complaints = process.communicate(timeout=120)
+    assert process.returncode == 0, complaints
+    assert contents(out) == whole
+    assert said.count("worker ") == 2
+    assert complaints == "Special tokens: <|endoftext|>, <|end|>, <|endoftext|><|end|>\n"
+
+
+@pytest.mark.slow
+def test_an_interrupted_local_cluster_is_gone(text, tokenizer, whole, tmp_path):
+    out = tmp_path / "out"
+    run = words(text, tokenizer, out)
+    with start(run, "--cluster", "local:2", "--num_threads", 1) as process:
+        while not (at_work := list(out.glob(".*.lmkit-tmp/.shard*"))):
+            assert process.poll() is None
+            time.sleep(0.002)
+        pids = [int(path.parent.name.split(".")[2]) for path in at_work]
+        process.send_signal(signal.SIGINT)
+        _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert complaints.endswith("the same command goes on from there\ninterrupted\n")
+    for pid in pids:
+        assert not Path(f"/proc/{pid}").exists()
+    lmkit_tokenize(*run)
+    assert contents(out) == whole
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_lost_ends_the_run(text, tokenizer, whole, tmp_path):
+    program = (
+        "import sys, time; from distributed import LocalCluster\n"
+        "if __name__ == '__main__':\n"
+        "    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None)\n"
+        "    print(cluster.scheduler_address, flush=True); time.sleep(600)"
+    )
+    script = tmp_path / "scheduler.py"
+    script.write_text(program)
+    out = tmp_path / "out"
+    run = words(text, tokenizer, out)
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as scheduler:
+        assert scheduler.stdout is not None
+        address = scheduler.stdout.readline().strip()
+        with start(run, "--cluster", address) as process:
+            while not receipts(out):
+                assert process.poll() is None
+                time.sleep(0.002)
+            scheduler.kill()
+            _, complaints = process.communicate(timeout=120)
+    assert process.returncode == SystemRefusedError.exit_code, complaints
+    assert f"the Dask scheduler at {address} was lost" in complaints
+    lmkit_tokenize(*run)
+    assert contents(out) == whole
