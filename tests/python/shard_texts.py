@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import lmkit
@@ -33,7 +35,7 @@ def documents(count: int, seed: int, longest: int = 400) -> list[str]:
 
 
 def write_texts(folder: Path) -> Path:
-    """A folder of plain text, records, archives and things that are no text."""
+    """A folder of plain text, records, rows, archives and things that are no text."""
     folder.mkdir()
     for number in range(3):
         joined = END.join(documents(60, number)) + (END if number == 1 else "")
@@ -41,6 +43,8 @@ def write_texts(folder: Path) -> Path:
     lines = [json.dumps({"text": text}) for text in documents(150, 7)]
     (folder / "records.jsonl").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     (folder / "archive.txt.gz").write_bytes(gzip.compress(END.join(documents(30, 8)).encode()))
+    rows = pa.table({"text": [*documents(40, 9), None]})
+    pq.write_table(rows, folder / "rows.parquet")
     (folder / "one.txt").write_text("one document alone, the cat sat")
     (folder / "empty.txt").write_text("")
     (folder / "picture.bin").write_bytes(bytes(range(256)) * 30)
