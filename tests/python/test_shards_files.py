@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,6 +195,18 @@ def test_what_is_not_whole_leaves_nothing(tmp_path):
     with pytest.raises(KeyError):
         break_off()
     assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_process_that_nobody_asked_after_is_dead(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        # Ended, and not waited for.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with work_folder(tmp_path) as alive:
+            host = alive.path.name.split(".")[1]
+        left = tmp_path / f".{host}.{process.pid}.ab.lmkit-tmp"
+        left.mkdir()
+        sweep(tmp_path)
+        assert not left.exists()
 
 
 def test_only_the_dead_are_swept(tmp_path):
