@@ -210,8 +210,11 @@ def test_a_local_cluster_starts_and_ends_with_the_command(text, tokenizer, whole
         said, complaints = process.communicate(timeout=120)
     assert process.returncode == 0, complaints
     assert contents(out) == whole
-    assert said.count("worker ") == 2
-    assert complaints == "Special tokens: <|endoftext|>, <|end|>, <|endoftext|><|end|>\n"
+    assert said.count("worker ") in (1, 2)
+    # On a slow machine it also tells how far it is.
+    first, *others = complaints.splitlines()
+    assert first == "Special tokens: <|endoftext|>, <|end|>, <|endoftext|><|end|>"
+    assert all(line.startswith("Tokenizing: ") for line in others)
 
 
 @pytest.mark.slow

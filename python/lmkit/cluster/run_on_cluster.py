@@ -73,6 +73,7 @@ def _run(
     client: Client, tasks: Sequence[ShardTask], tally: Tally, how: tuple[str, int | None, str]
 ) -> Iterator[Receipt]:
     topic, num_threads, method = how
+    tally.tell()  # the clock of its rate begins now, with nothing done
     keys = [f"{topic}-{task.name}" for task in tasks]
     futures = client.map(
         make_shard, tasks, key=keys, topic=topic, num_threads=num_threads, method=method, pure=False

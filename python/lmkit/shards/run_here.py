@@ -21,6 +21,7 @@ def run_here(
     Raises:
         LmkitError: as `tokenize`, at the first shard that fails; those before it are there.
     """
+    tally.tell()  # the clock of its rate begins now, with nothing done
     for task in tasks:
         receipt = encode_shard(
             task,
