@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +28,7 @@ from lmkit.token_view import shown, tokenizer_card, view
 from lmkit.tokenize_files import plan as plan_tokenizing
 
 END = "<|endoftext|>"
+EXAMPLES = 10 * int(os.environ.get("LMKIT_EXAMPLES", "20"))
 TEXT = "the cat sat on the mat\n"
 TOK = lmkit.Tokenizer.train(texts=[TEXT * 3], vocab_size=270)
 
@@ -299,6 +302,71 @@ class TestDamage:
         assert "whole: NO" in done.stdout
         assert done.stderr.startswith(f"error: {tmp_path / 'best.pt'}: damaged: its sha256 is")
         assert json.loads(said(tmp_path, "--json", code=5).stdout)["whole"] is False
+
+
+def mutated(raw: bytes, chance: random.Random) -> bytes:
+    """Some of the bytes changed, left out or doubled."""
+    changed = bytearray(raw)
+    for _ in range(chance.randrange(1, 4)):
+        place = chance.randrange(min(len(changed), chance.choice([64, 300, 1 << 30])) or 1)
+        kind = chance.randrange(3)
+        if kind == 0:
+            changed[place : place + 1] = bytes([chance.choice([0, 127, 255, 1])])
+        elif kind == 1:
+            del changed[place : place + chance.randrange(1, 20)]
+        else:
+            changed[place:place] = changed[: chance.randrange(1, 9)]
+    return bytes(changed)
+
+
+def altered(value: Any, chance: random.Random) -> Any:
+    """JSON with some value of another type, or missing."""
+    if isinstance(value, dict | list) and value and chance.random() < 0.9:
+        copy = value.copy()
+        key = chance.choice(list(copy) if isinstance(copy, dict) else range(len(copy)))
+        if chance.random() < 0.2:
+            del copy[key]
+        else:
+            copy[key] = altered(copy[key], chance)
+        return copy
+    return chance.choice([None, [], {}, "x", -1, 2.5, True, [1], {"a": 1}, 10**30])
+
+
+def test_whatever_is_damaged_is_reported_and_never_fails_otherwise(
+    files: Path, run: Path, shards: Path, tmp_path: Path
+) -> None:
+    """Any change to any file gives a report, or one of our errors."""
+    places = {files / name: files / name for name in ("train.npy", "l.bin", "m.idx", "some.counts")}
+    places |= {files / "m.bin": files / "m", files / "train.npy.json": files / "train.npy"}
+    places |= {files / "tok" / name: files / "tok" for name in ("lmkit.json", "merges.txt")}
+    places |= {shards / "manifest.json": shards}
+    places |= {run / name: run for name in ("metrics.jsonl", "config.toml", "best.pt.json")}
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"architectures": ["X"], "vocab_size": 3}))
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    index = {"weight_map": {"a": "model.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert inspect(model).whole
+    places |= dict.fromkeys(model.iterdir(), model)
+    chance = random.Random(0)
+    for _ in range(EXAMPLES):
+        file, path = chance.choice(list(places.items()))
+        raw = file.read_bytes()
+        change = mutated(raw, chance)
+        if file.suffix == ".json" and chance.random() < 0.8:
+            change = json.dumps(altered(json.loads(raw), chance)).encode()
+        file.write_bytes(change)
+        try:
+            json.dumps(inspect(path).as_json())
+        except LmkitError:
+            pass  # so damaged that its kind cannot be told
+        finally:
+            file.write_bytes(raw)
+            if file.name == "train.npy":
+                told = json.loads((files / "train.npy.json").read_bytes())
+                os.utime(file, ns=(told["modified_ns"], told["modified_ns"]))
 
 
 def test_a_checkpoint_and_its_run(run: Path) -> None:

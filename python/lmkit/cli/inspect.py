@@ -35,7 +35,7 @@ _SHOWN = {"terminal": 300, "page": 20_000}
     help="Show how the tokenizer PATH cuts the text in FILE, up to 16 MB of it.",
 )
 @click.option(
-    "--html", "html_path", metavar="PAGE.html", help="Write that as a page of its own instead."
+    "--html", "html_path", metavar="FILE", help="Write that as a page of its own instead."
 )
 @click.option(
     "--show",

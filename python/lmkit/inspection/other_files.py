@@ -89,11 +89,12 @@ def journal(path: str, _ask: Ask) -> Report:
             "lmkit": job["lmkit"],
         }
         dtype, process = job["options"]["dtype"], told["process"]
+        tokens = int(position["train"]["tokens"])
     except (ValueError, KeyError, TypeError) as error:
         report.damaged(MalformedError(f"{path}: not lmkit's journal: {error!r}"))
         return report
     header = 128 if output.endswith(".npy") else 0
-    needed = header + position["train"]["tokens"] * (2 if dtype == "uint16" else 4)
+    needed = header + tokens * (2 if dtype == "uint16" else 4)
     owner = place.name.split(".journal.")[1].split(".")[0]
     partial = [place.with_name(f".{output}.{who}.lmkit-tmp") for who in (owner, process)]
     found = next((size_in(file) for file in partial if file.exists()), None)

@@ -34,7 +34,7 @@ def _verify_checkpoint(report: Report, ask: Ask) -> None:
     try:
         told = json.loads(beside.read_bytes())
         vouched = [told, told["replaces"]] if "replaces" in told else [told]
-        known = {(entry["size"], entry["sha256"]) for entry in vouched}
+        known = {(int(entry["size"]), str(entry["sha256"])) for entry in vouched}
     except FileNotFoundError:
         report.checked = "it has no sidecar with a checksum"
         return
@@ -175,7 +175,7 @@ def _tell_metrics(report: Report, path: Path) -> None:
     if not path.exists():
         return
     last: dict[str, Any] = {}
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)
@@ -190,9 +190,9 @@ def huggingface_folder(path: str, ask: Ask) -> Report:
     folder = Path(path)
     report = Report(path, "a model for transformers", {"bytes": size_in(path)})
     try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except ValueError as error:
-        report.damaged(MalformedError(f"{folder / 'config.json'}: not JSON: {error}"))
+        config = dict(json.loads((folder / "config.json").read_bytes()))
+    except (ValueError, TypeError) as error:
+        report.damaged(MalformedError(f"{folder / 'config.json'}: not a JSON object: {error}"))
         return report
     report.facts["architectures"] = config.get("architectures")
     report.facts["config"] = {
@@ -205,9 +205,7 @@ def huggingface_folder(path: str, ask: Ask) -> Report:
     files = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        wanted = {folder / name for name in json.loads(index.read_bytes())["weight_map"].values()}
-        for missing in sorted(wanted - set(files)):
-            report.damaged(MalformedError(f"{missing}: named by {index.name}, and not there"))
+        _check_index(report, index, files)
     _tell_weights(report, files)
     if (folder / "tokenizer.json").exists():
         told = tokenizers.tokenizer(str(folder / "tokenizer.json"), ask)
@@ -218,6 +216,18 @@ def huggingface_folder(path: str, ask: Ask) -> Report:
         f'transformers.AutoModelForCausalLM.from_pretrained("{path}")',
     ]
     return report
+
+
+def _check_index(report: Report, index: Path, files: list[Path]) -> None:
+    """That all files which an index names are there."""
+    try:
+        named = json.loads(index.read_bytes())["weight_map"].values()
+        wanted = {index.with_name(name) for name in named}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        report.damaged(MalformedError(f"{index}: no index of safetensors: {error!r}"))
+        return
+    for missing in sorted(wanted - set(files)):
+        report.damaged(MalformedError(f"{missing}: named by {index.name}, and not there"))
 
 
 def safetensors(path: str, _ask: Ask) -> Report:
@@ -233,17 +243,14 @@ def _tell_weights(report: Report, files: list[Path]) -> None:
     parameters, tensors, dtypes = 0, 0, set()
     for file in files:
         try:
-            header = _header(file)
+            told = _tensors(file)
         except LmkitError as error:
             report.damaged(error)
             continue
-        for name, told in header.items():
-            if name == "__metadata__":
-                continue
-            start, end = told["data_offsets"]
-            dtypes.add(told["dtype"])
+        for dtype, size in told:
+            dtypes.add(dtype)
             tensors += 1
-            parameters += (end - start) // _WIDTHS.get(told["dtype"], 1)
+            parameters += size // _WIDTHS.get(dtype, 1)
     report.facts |= {
         "files": [file.name for file in files],
         "tensors": tensors,
@@ -255,21 +262,27 @@ def _tell_weights(report: Report, files: list[Path]) -> None:
         report.checked = "its files are as long as their headers say; the format has no checksum"
 
 
-def _header(file: Path) -> dict[str, Any]:
+def _tensors(file: Path) -> list[tuple[str, int]]:
+    """Dtype and bytes of each tensor, by the header, which fits the file's size."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         raw = opened.read(8)
         length = struct.unpack("<Q", raw)[0] if len(raw) == 8 else size  # noqa: PLR2004
+        if length >= size:
+            raise MalformedError(f"{file}: torn: it ends within its header")
         try:
-            header: dict[str, Any] = json.loads(opened.read(length)) if length < size else {}
-            ends = [told["data_offsets"][1] for name, told in header.items() if name[:2] != "__"]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            header = json.loads(opened.read(length))
+            tensors = [told for name, told in header.items() if name != "__metadata__"]
+            spans = [[int(end) for end in told["data_offsets"]] for told in tensors]
+            told = [
+                (str(one["dtype"]), end - start)
+                for one, (start, end) in zip(tensors, spans, strict=True)
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise MalformedError(f"{file}: not safetensors: {error!r}") from error
-    if length >= size:
-        raise MalformedError(f"{file}: torn: it ends within its header")
-    whole = 8 + length + max(ends, default=0)
+    whole = 8 + length + max((end for _, end in spans), default=0)
     if size != whole:
         raise MalformedError(
             f"{file}: torn: its header speaks of {whole:,} bytes in all, but it has {size:,}"
         )
-    return header
+    return told

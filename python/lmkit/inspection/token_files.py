@@ -135,7 +135,7 @@ def _tell(report: Report, source: TokenSource) -> None:
             "checksum": sidecar.checksum or None,
             "lmkit": sidecar.lmkit,
         }
-        if sidecar.text_bytes and source.tokens:
+        if isinstance(sidecar.text_bytes, int) and source.tokens:
             told["bytes_per_token"] = round(sidecar.text_bytes / source.tokens, 3)
     report.facts |= {name: value for name, value in told.items() if value not in (None, [])}
 

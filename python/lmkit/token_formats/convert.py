@@ -83,7 +83,8 @@ def convert(
 
     Returns:
         ``from`` and ``to`` (formats), ``tokens``, ``documents`` (None where unknown), ``dtype``,
-        ``smallest_id``, ``largest_id``, ``files``, ``ends_kept``.
+        ``smallest_id``, ``largest_id``, ``files``, ``ends_kept`` (where documents end; None where
+        that is not known).
 
     Raises:
         MissingFileError: an input is not there.
@@ -128,7 +129,7 @@ def convert(
         "smallest_id": smallest,
         "largest_id": largest,
         "files": [os.fspath(path) for path in paths],
-        "ends_kept": ends is not None and written in {"npy", "bin", "megatron"},
+        "ends_kept": None if ends is None else written in {"npy", "bin", "megatron"},
     }
 
 

@@ -98,7 +98,7 @@ def command(
             done = convert(source, target, tokenizer=tokenizer, progress=progress, **options)
     for warning in caught:
         say(str(warning.message))
-    if done["documents"] is not None and not done["ends_kept"] and done["to"] != "text":
+    if done["ends_kept"] is False and done["to"] != "text":
         say(f"where its documents end is not kept: {done['to']} files do not say")
     if as_json:
         print(json.dumps(done))
