@@ -31,6 +31,14 @@ COMMON = {
 }
 
 
+LLAMA3 = {
+    "factor": 4.0,
+    "low_freq_factor": 1.5,
+    "high_freq_factor": 3.7,
+    "original_max_position_embeddings": 12,
+}
+
+
 @pytest.fixture(autouse=True, scope="module")
 def alone():
     """No network, and no second thread for what takes a millisecond."""
@@ -97,6 +105,7 @@ def assert_same_logits(checkpoint, other, tokenizer):
         ("Llama", {"dtype": torch.bfloat16, "shard": "20KB"}),
         ("Llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
         ("Llama", {"head_dim": 16, "rms_norm_eps": 1e-4}),
+        ("Llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 300.0, **LLAMA3}}),
         ("Qwen3", {"head_dim": 16, "num_key_value_heads": 2, "tie_word_embeddings": True}),
         ("Mistral", {"sliding_window": None, "num_key_value_heads": 2}),
         ("Mistral", {"sliding_window": 40, "num_key_value_heads": 4}),
@@ -184,9 +193,10 @@ def test_bare_weights_come_back_with_their_tokenizer(tokenizer, tmp_path):
             {"rope_scaling": {"type": "linear", "factor": 2.0}},
             "rope_scaling has rope_type 'linear'",
         ),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling has no number factor"),
         (
-            {"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5}},
-            "rope_parameters has rope_type 'llama3'",
+            {"rope_scaling": {"rope_type": "llama3", **LLAMA3, "factor": 0.5}},
+            "rope_scaling must be four numbers",
         ),
         (
             {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}},

@@ -232,6 +232,28 @@ def test_heads_may_be_wider_than_the_model_divides():
         dataclasses.replace(SMALL, head_dim=7)
 
 
+def test_slow_pairs_turn_slower_as_llama_3_has_it():
+    config = dataclasses.replace(SMALL, head_dim=64, max_seq_len=2, rope_scaling="8,1,4,8192")
+    assert config.scaling.original_max_position_embeddings == 8192
+    plain = [10_000.0 ** (-2 * pair / 64) for pair in range(32)]
+    expected = []
+    for frequency in plain:
+        wavelength = 2 * math.pi / frequency
+        if wavelength < 8192 / 4:
+            expected.append(frequency)
+        elif wavelength > 8192 / 1:
+            expected.append(frequency / 8)
+        else:
+            smooth = (8192 / wavelength - 1) / (4 - 1)
+            expected.append((1 - smooth) * frequency / 8 + smooth * frequency)
+    assert len({round(a / b, 6) for a, b in zip(plain, expected, strict=True)}) > 3
+    rope = Transformer(config).layers[0].attn.rope
+    np.testing.assert_allclose(rope.sin[1], np.sin(expected), rtol=1e-6)
+    for bad in ("8,1,4", "8,4,1,8192", "0.5,1,4,8192", "8,1,4,0", "a,b,c,d", "8,1,4,9.5"):
+        with pytest.raises(UsageError, match="--rope_scaling"):
+            dataclasses.replace(SMALL, rope_scaling=bad)
+
+
 def test_every_norm_takes_the_epsilon_of_the_config():
     model = Transformer(dataclasses.replace(SMALL, norm_eps=1e-3, qk_norm=True))
     norms = [module.eps for module in model.modules() if isinstance(module, RMSNorm)]

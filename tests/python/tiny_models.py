@@ -18,6 +18,7 @@ KINDS = {
     "tied": ({"tie_embeddings": True}, "llama"),
     "grouped_and_tied": ({"n_kv_heads": 1, "tie_embeddings": True}, "llama"),
     "other_numbers": ({"rope_theta": 500.0, "norm_eps": 1e-3, "head_dim": 6}, "llama"),
+    "scaled": ({"rope_scaling": "8,1,4,16", "rope_theta": 500.0}, "llama"),
     "normalised": ({"qk_norm": True}, "qwen3"),
     "normalised_and_grouped": ({"qk_norm": True, "n_kv_heads": 2, "head_dim": 16}, "qwen3"),
     "undivided": ({"n_heads": 3, "head_dim": 10}, "mistral"),

@@ -7,12 +7,13 @@ and read. What a file says that lmkit's model cannot do is refused by the name o
 model that computes something else is worse than none.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lmkit.config import ModelConfig, from_dict
+from lmkit.config import ModelConfig, RopeScaling, from_dict
 from lmkit.durable import refused
 from lmkit.errors import MalformedError, MissingFileError, UsageError
 from lmkit.setting import own_settings
@@ -37,6 +38,7 @@ _SAID = {
     "tie_embeddings": "tie_word_embeddings",
     "head_dim": "head_dim",
     "norm_eps": "rms_norm_eps",
+    "rope_scaling": "rope_scaling",
 }
 _REQUIRED = ("vocab_size", "d_model", "n_layers", "n_heads", "max_seq_len", "d_ff")
 # What transformers takes where a file is silent and the architectures differ.
@@ -74,6 +76,9 @@ def to_huggingface_config(config: ModelConfig, end_id: int | None, dtype: str) -
         dtype: of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
     """
     kind = architecture(config)
+    rope: dict[str, Any] = {"rope_type": "default"}
+    if config.scaling is not None:
+        rope = {"rope_type": "llama3"} | dataclasses.asdict(config.scaling)
     content: dict[str, Any] = {
         "architectures": [ARCHITECTURES[kind]],
         "model_type": kind,
@@ -88,8 +93,8 @@ def to_huggingface_config(config: ModelConfig, end_id: int | None, dtype: str) -
         "max_position_embeddings": config.max_seq_len,
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope_theta,
-        "rope_scaling": None,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rope_scaling": None if config.scaling is None else rope,
+        "rope_parameters": rope | {"rope_theta": config.rope_theta},
         "tie_word_embeddings": config.tie_embeddings,
         "attention_dropout": 0.0,
         "initializer_range": 0.02,
@@ -154,7 +159,7 @@ def from_huggingface_config(
         "n_kv_heads": _said(content, "num_key_value_heads", _SILENT_KV_HEADS.get(kind)),
         "head_dim": _said(content, "head_dim", _SILENT_HEAD_DIM.get(kind)),
         "norm_eps": _said(content, "rms_norm_eps", _SILENT_EPS),
-        "rope_theta": _rope_theta(content, where),
+        **_rope(content, where),
         "tie_embeddings": bool(content.get("tie_word_embeddings", False)),
         "qk_norm": kind == "qwen3",
     }
@@ -208,23 +213,35 @@ def _refuse_what_differs(
         )
 
 
-def _rope_theta(content: Mapping[str, Any], where: str) -> object:
-    """The base of the rotary positions, in the old spelling or the new; scaled ones are refused."""
-    theta = content.get("rope_theta", _SILENT_THETA)
+def _rope(content: Mapping[str, Any], where: str) -> dict[str, object]:
+    """The rotary positions' base and scaling, in the old spelling or the new.
+
+    Scaling is Llama 3's or none; any other is refused.
+    """
+    found: dict[str, object] = {"rope_theta": content.get("rope_theta", _SILENT_THETA)}
     partial = content.get("partial_rotary_factor")
-    for name in ("rope_scaling", "rope_parameters"):
+    for name in ("rope_parameters", "rope_scaling"):  # the latter wins, as in transformers
         rope = content.get(name) or {}
         if not isinstance(rope, dict) or any(isinstance(one, dict) for one in rope.values()):
             raise MalformedError(f"{where}: {name} is not one set of numbers for all layers")
-        scaling = rope.get("rope_type", rope.get("type", "default"))
-        if scaling != "default":
-            raise MalformedError(
-                f"{where}: {name} has rope_type {scaling!r}; lmkit does not scale rotary positions"
-            )
-        theta = rope.get("rope_theta", theta)
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind == "llama3":
+            found["rope_scaling"] = _llama3(rope, f"{where}: {name}")
+        elif kind != "default":
+            raise MalformedError(f"{where}: {name} has rope_type {kind!r}; lmkit has llama3 alone")
+        found["rope_theta"] = rope.get("rope_theta", found["rope_theta"])
         partial = rope.get("partial_rotary_factor", partial)
     if partial not in (None, 1, 1.0):
         raise MalformedError(
             f"{where}: partial_rotary_factor is {partial}; lmkit turns all of a head"
         )
-    return theta
+    return found
+
+
+def _llama3(rope: Mapping[str, Any], where: str) -> str:
+    """The setting ``rope_scaling`` that says what these numbers say."""
+    names = [field.name for field in dataclasses.fields(RopeScaling)]
+    for name in names:
+        if isinstance(rope.get(name), bool) or not isinstance(rope.get(name), int | float):
+            raise MalformedError(f"{where} has no number {name}")
+    return str(RopeScaling(**{name: rope[name] for name in names}))

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmkit.config import ModelConfig
+from lmkit.config import ModelConfig, RopeScaling
 from lmkit.errors import UsageError
 from lmkit.lm.cross_entropy import head_cross_entropy
 from lmkit.lm.document_mask import document_mask
+from lmkit.lm.rope_scaling import scaled
 
 
 class RMSNorm(nn.Module):
@@ -35,17 +36,28 @@ class RMSNorm(nn.Module):
 
 
 class RotaryEmbedding(nn.Module):
-    """Turns the pair (2i, 2i + 1) by the angle position * theta ** (-2i / d_head)."""
+    """Turns the pair (2i, 2i + 1) by the angle position * theta ** (-2i / d_head).
+
+    With ``scaling``, slow pairs turn slower still, as Llama 3.1 has it.
+    """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, d_head: int, max_seq_len: int, theta: float = 10_000.0) -> None:
+    def __init__(
+        self,
+        d_head: int,
+        max_seq_len: int,
+        theta: float = 10_000.0,
+        scaling: RopeScaling | None = None,
+    ) -> None:
         super().__init__()
         if d_head % 2:
             raise UsageError(f"rotary positions turn pairs: a head width of {d_head} is odd")
         # Angles in float64: at position 10^5 a float32 angle is off by 0.004.
         frequency_P = theta ** (-torch.arange(0, d_head, 2, dtype=torch.float64) / d_head)
+        if scaling is not None:
+            frequency_P = scaled(frequency_P, scaling)
         angle_TP = torch.outer(torch.arange(max_seq_len, dtype=torch.float64), frequency_P)
         self.register_buffer("cos", angle_TP.cos().float(), persistent=False)
         self.register_buffer("sin", angle_TP.sin().float(), persistent=False)
@@ -268,7 +280,7 @@ class Transformer(nn.Module):
         self.z_loss = 0.0
         self.document_end: int | None = None
         # One table of angles for all layers.
-        rope = RotaryEmbedding(config.d_head, config.max_seq_len, config.rope_theta)
+        rope = RotaryEmbedding(config.d_head, config.max_seq_len, config.rope_theta, config.scaling)
         self.token_embeddings = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(
             Block(
