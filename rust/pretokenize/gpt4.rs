@@ -1,8 +1,8 @@
-//! The schemes of GPT-4 (`cl100k`) and GPT-4o (`o200k`) by hand; their patterns stand in
-//! `pattern.rs`.
+//! The schemes of GPT-4 (`cl100k`), Llama 3, Qwen 2 and GPT-4o (`o200k`) by hand; their patterns stand
+//! in `spellings.rs`.
 //!
-//! Both take one character that is no letter, number or line break in front of a word, numbers by
-//! threes, line breaks after punctuation along with it, and whitespace up to the last line break
+//! All take one character that is no letter, number or line break in front of a word, numbers by
+//! threes (Qwen 2: one by one), line breaks after punctuation along with it, and whitespace up to the last line break
 //! as one. `o200k` also parts a word before a capital that follows a small letter, takes marks for
 //! letters, takes slashes after punctuation and line breaks too, and puts a contraction at the
 //! word's end instead of apart.
@@ -10,7 +10,7 @@
 use super::classes::{CASELESS, Class, Classes, LETTER, LOWER, MARK, NUMBER, SPACE, UPPER};
 use super::window::{Rule, WIDTH, Wide, Window, bit, first_bytes, lowest};
 
-/// The rule: three variants of one.
+/// The rule: four variants of one.
 #[derive(Debug)]
 pub(super) struct Gpt4 {
     classes: &'static Classes,
@@ -18,27 +18,35 @@ pub(super) struct Gpt4 {
     cased: bool,
     /// Whitespace at the text's end is one pretoken, line breaks or not.
     whole_end: bool,
+    /// Each digit is a pretoken, instead of up to three of them.
+    single_digits: bool,
 }
 
 impl Gpt4 {
     /// tiktoken 0.14's `cl100k_base`.
     pub(super) fn cl100k() -> Self {
-        Self { classes: Classes::get(), cased: false, whole_end: true }
+        Self { classes: Classes::get(), cased: false, whole_end: true, single_digits: false }
     }
 
-    /// `cl100k_base` as first published.
+    /// `cl100k_base` as first published, and Llama 3's.
     pub(super) fn cl100k_first() -> Self {
-        Self { classes: Classes::get(), cased: false, whole_end: false }
+        Self { classes: Classes::get(), cased: false, whole_end: false, single_digits: false }
+    }
+
+    /// Qwen 2's.
+    pub(super) fn qwen2() -> Self {
+        Self { single_digits: true, ..Self::cl100k_first() }
     }
 
     /// `o200k_base`.
     pub(super) fn o200k() -> Self {
-        Self { classes: Classes::get(), cased: true, whole_end: false }
+        Self { classes: Classes::get(), cased: true, whole_end: false, single_digits: false }
     }
 
     /// Whether a pretoken ends between any two such neighbours, whatever stands around them, and
     /// the two sides tell nothing of each other.
-    pub(super) fn is_cut(cased: bool, before: Class, after: Class, after_char: char) -> bool {
+    pub(super) fn is_cut(&self, before: Class, after: Class, after_char: char) -> bool {
+        let cased = self.cased;
         let kind = |class: Class| match class {
             class if class & LETTER != 0 => LETTER,
             NUMBER => NUMBER,
@@ -48,7 +56,8 @@ impl Gpt4 {
             _ => 0,
         };
         match (kind(before), kind(after)) {
-            (SPACE, _) | (NUMBER, NUMBER) | (LETTER, LETTER) => false,
+            (NUMBER, NUMBER) => self.single_digits,
+            (SPACE, _) | (LETTER, LETTER) => false,
             (NUMBER, _) | (_, NUMBER) | (LETTER, SPACE) => true,
             (_, SPACE) => after_char != '\r' && after_char != '\n',
             // In o200k an apostrophe may begin what belongs to the word before.
@@ -161,10 +170,12 @@ impl Rule for Gpt4 {
             let unclear = marks & others << 1 | capitals & caseless << 1;
             known = known.min(unclear.trailing_zeros() as usize);
         }
-        // Numbers beyond ASCII are not counted by threes here.
-        let uncounted = wide_numbers & numbers << 1 | numbers & wide_numbers << 1;
-        let uncounted = uncounted & !continuation;
-        known = known.min(uncounted.trailing_zeros() as usize);
+        if !self.single_digits {
+            // Numbers beyond ASCII are not counted by threes here.
+            let uncounted = wide_numbers & numbers << 1 | numbers & wide_numbers << 1;
+            let uncounted = uncounted & !continuation;
+            known = known.min(uncounted.trailing_zeros() as usize);
+        }
 
         // 3. Line breaks (and slashes after them) that belong to the punctuation before.
         let slashes = if self.cased { window.is(b'/') } else { 0 };
@@ -188,12 +199,10 @@ impl Rule for Gpt4 {
             | first_numbers
             | first_others
             | spaces & !(spaces << 1);
-        let digits = numbers & !wide_numbers;
-        let by_threes = digits & digits << 1 & digits << 2 & digits << 3;
-        let mut thirds = first_numbers << 3 & by_threes;
-        while thirds != 0 {
-            starts |= thirds;
-            thirds = thirds << 3 & by_threes;
+        if self.single_digits {
+            starts |= numbers & !continuation;
+        } else {
+            starts |= thirds(first_numbers, numbers & !wide_numbers);
         }
         if self.cased {
             starts |= capitals & (words & !capitals) << 1;
@@ -237,7 +246,7 @@ impl Rule for Gpt4 {
         }
         if class == NUMBER {
             let mut end = at + length;
-            for _ in 0..2 {
+            for _ in 0..if self.single_digits { 0 } else { 2 } {
                 if end < text.len()
                     && let (NUMBER, length) = self.classes.at(text, end)
                 {
@@ -260,6 +269,19 @@ impl Rule for Gpt4 {
             .take_while(|&&byte| is_line_break(byte) || self.cased && byte == b'/');
         others + swallowed.count()
     }
+}
+
+/// Where every third digit of a run begins, but for its first.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "a few instructions where it is used")]
+fn thirds(first_numbers: u64, digits: u64) -> u64 {
+    let by_threes = digits & digits << 1 & digits << 2 & digits << 3;
+    let (mut all, mut next) = (0, first_numbers << 3 & by_threes);
+    while next != 0 {
+        all |= next;
+        next = next << 3 & by_threes;
+    }
+    all
 }
 
 /// The line breaks, and slashes after these, that the punctuation before them takes along.

@@ -14,6 +14,7 @@ mod classes;
 mod gpt2;
 mod gpt4;
 mod pattern;
+mod spellings;
 mod window;
 
 use crate::error::Result;
@@ -22,6 +23,8 @@ use gpt2::Gpt2;
 use gpt4::Gpt4;
 pub use pattern::Pattern;
 use pattern::Walk;
+pub(crate) use spellings::O200K;
+use spellings::{CL100K, GPT2, LLAMA3, QWEN2};
 pub use window::Kernel;
 
 /// A rule that splits text into pretokens.
@@ -32,84 +35,59 @@ pub enum Scheme {
     /// tiktoken's `cl100k_base`, as tiktoken 0.14 has it: whitespace at the end of a text is one
     /// pretoken, line breaks or not.
     Cl100k,
-    /// `cl100k_base` as first published, which parts whitespace at the end after a line break.
+    /// `cl100k_base` as first published, which parts whitespace at the end after a line break. It is
+    /// Llama 3's too.
     Cl100kFirst,
+    /// The same with each digit apart: that of Qwen 2, 2.5 and 3.
+    Qwen2,
     /// tiktoken's `o200k_base`.
     O200k,
     /// Any other regular expression.
     Regex(Pattern),
 }
 
-/// The regular expressions known to mean the same as a scanner by hand. The first one of each
-/// scheme is the one that defines it.
-const GPT2: [&str; 4] = [
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
-];
-const CL100K: [&str; 1] = [concat!(
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+",
-    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
-)];
-const CL100K_FIRST: [&str; 3] = [
-    concat!(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
-        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    ),
-    concat!(
-        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}",
-        r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
-    ),
-    concat!(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
-        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
-    ),
-];
-pub(crate) const O200K: &str = concat!(
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-);
-
 impl Scheme {
-    /// `gpt2`, `cl100k`, `o200k`, or a regular expression, which gets a scanner by hand where it is
-    /// known to mean the same as one.
+    /// `gpt2`, `cl100k`, `o200k`, `llama3`, `qwen2`, or a regular expression, which gets a scanner by
+    /// hand where it is known to mean the same as one.
     pub fn new(name_or_regex: &str) -> Result<Self> {
         Ok(match name_or_regex {
             "gpt2" => Self::Gpt2,
             "cl100k" => Self::Cl100k,
             "o200k" => Self::O200k,
-            regex if GPT2.contains(&regex) => Self::Gpt2,
-            regex if CL100K.contains(&regex) => Self::Cl100k,
-            regex if CL100K_FIRST.contains(&regex) => Self::Cl100kFirst,
-            O200K => Self::O200k,
-            regex => Self::Regex(Pattern::new(regex)?),
+            "llama3" => Self::Cl100kFirst,
+            "qwen2" => Self::Qwen2,
+            regex => match spellings::known(regex) {
+                Some(scheme) => scheme,
+                None => Self::Regex(Pattern::new(regex)?),
+            },
         })
     }
 
-    /// The name, or the regular expression where there is none: what [`Scheme::new`] takes and
-    /// files record.
+    /// The name, or the regular expression where files record that: what [`Scheme::new`] takes.
     pub fn name(&self) -> &str {
         match self {
             Self::Gpt2 => "gpt2",
             Self::Cl100k => "cl100k",
             Self::O200k => "o200k",
-            Self::Cl100kFirst | Self::Regex(_) => self.regex(),
+            Self::Cl100kFirst | Self::Qwen2 | Self::Regex(_) => self.regex(),
         }
     }
 
     /// The regular expression that says the same, for files of other tools.
     pub fn regex(&self) -> &str {
         match self {
-            Self::Gpt2 => GPT2[0],
-            Self::Cl100k => CL100K[0],
-            Self::Cl100kFirst => CL100K_FIRST[0],
+            Self::Gpt2 => GPT2,
+            Self::Cl100k => CL100K,
+            Self::Cl100kFirst => LLAMA3,
+            Self::Qwen2 => QWEN2,
             Self::O200k => O200K,
             Self::Regex(pattern) => pattern.as_str(),
         }
+    }
+
+    /// Whether it has a scanner by hand; a library's is some hundred times slower.
+    pub fn is_by_hand(&self) -> bool {
+        !matches!(self, Self::Regex(_))
     }
 
     /// A scanner over `text`, from its start.
@@ -118,6 +96,7 @@ impl Scheme {
             Self::Gpt2 => Rule::Gpt2(Gpt2::new()),
             Self::Cl100k => Rule::Gpt4(Gpt4::cl100k()),
             Self::Cl100kFirst => Rule::Gpt4(Gpt4::cl100k_first()),
+            Self::Qwen2 => Rule::Gpt4(Gpt4::qwen2()),
             Self::O200k => Rule::Gpt4(Gpt4::o200k()),
             Self::Regex(pattern) => Rule::Regex(pattern, Walk::default()),
         };
@@ -133,8 +112,9 @@ impl Scheme {
         let (left, right) = (class(before), class(after));
         match self {
             Self::Gpt2 => Gpt2::is_cut(left, right, before == '\''),
-            Self::Cl100k | Self::Cl100kFirst => Gpt4::is_cut(false, left, right, after),
-            Self::O200k => Gpt4::is_cut(true, left, right, after),
+            Self::Cl100k | Self::Cl100kFirst => Gpt4::cl100k().is_cut(left, right, after),
+            Self::Qwen2 => Gpt4::qwen2().is_cut(left, right, after),
+            Self::O200k => Gpt4::o200k().is_cut(left, right, after),
             Self::Regex(_) => false,
         }
     }

@@ -34,7 +34,7 @@ fn found_by_regex<'t>(regex: &fancy_regex::Regex, text: &'t str) -> Vec<&'t str>
 }
 
 /// The ways the known schemes are written elsewhere, each with what it must be taken for.
-const KNOWN: [(&str, &str); 9] = [
+const KNOWN: [(&str, &str); 10] = [
     (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", "gpt2"),
     (r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", "gpt2"),
     (r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", "gpt2"),
@@ -44,6 +44,7 @@ const KNOWN: [(&str, &str); 9] = [
         "cl100k",
     ),
     (FIRST_CL100K, FIRST_CL100K),
+    (QWEN2, QWEN2),
     (
         r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
         FIRST_CL100K,
@@ -57,6 +58,7 @@ const KNOWN: [(&str, &str); 9] = [
         "o200k",
     ),
 ];
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const FIRST_CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Every known way to write a scheme, compiled, with the scheme.
@@ -155,6 +157,9 @@ fn known_regexes_get_scanners_by_hand_and_keep_their_meaning() {
         assert_eq!(found.name(), name);
         assert_eq!(scheme(found.name()).name(), name);
         assert_eq!(scheme(found.regex()).name(), name);
+    }
+    for (name, regex) in [("llama3", FIRST_CL100K), ("qwen2", QWEN2)] {
+        assert_eq!(scheme(name).regex(), regex);
     }
     let text = "a \n  ";
     assert_eq!(pretokens(&scheme("cl100k"), text), ["a", " \n  "]);
