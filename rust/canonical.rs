@@ -3,7 +3,8 @@
 //! One form for one tokenizer: `{"pattern", "tokens", "merges", "special_tokens"}` in this order and
 //! without spaces, tokens as `[id, spelling]` by rising id, merges as `[left id, right id]` in their
 //! order (`null` for a rank vocabulary), special tokens as `[text, id]` by rising id. Spellings are
-//! GPT-2's, which hold any bytes.
+//! GPT-2's, which hold any bytes. `"ignore_merges": true` and `"normalizer": "NFC"` follow where a
+//! tokenizer has them, so that the fingerprints of all others stay what they were.
 
 use std::fmt::Write as _;
 
@@ -13,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::byte_alphabet::{spell_into, unspell};
 use crate::error::{Error, Result};
+use crate::normalize::Normalizer;
 use crate::vocabulary::{Merge, MergeRule, Vocabulary};
 use crate::vocabulary_files::TokenizerParts;
 
@@ -24,6 +26,10 @@ struct Canonical {
     tokens: Vec<(u32, String)>,
     merges: Option<Vec<(u32, u32)>>,
     special_tokens: Vec<(String, u32)>,
+    #[serde(default)]
+    ignore_merges: bool,
+    #[serde(default)]
+    normalizer: Option<String>,
 }
 
 /// As it is written, from where the parts lie.
@@ -33,6 +39,10 @@ struct Written<'p> {
     tokens: Tokens<'p>,
     merges: Option<Merges<'p>>,
     special_tokens: Vec<&'p (String, u32)>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    ignore_merges: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    normalizer: Option<&'static str>,
 }
 
 struct Tokens<'p>(&'p Vocabulary);
@@ -71,6 +81,8 @@ pub fn to_json(parts: &TokenizerParts) -> String {
         tokens: Tokens(&parts.vocabulary),
         merges,
         special_tokens,
+        ignore_merges: parts.vocabulary.ignores_merges(),
+        normalizer: parts.normalizer.map(Normalizer::name),
     };
     serde_json::to_string(&canonical).unwrap_or_default()
 }
@@ -97,10 +109,16 @@ pub fn from_json(text: &str) -> Result<TokenizerParts> {
             Vocabulary::from_merges(tokens, pairs.collect::<Result<Vec<_>>>()?)?
         }
     };
+    let normalizer = canonical
+        .normalizer
+        .map(|name| Normalizer::new(&name).ok_or_else(|| refuse(format!("no normalizer {name:?}"))))
+        .transpose()?;
     Ok(TokenizerParts {
-        vocabulary,
+        vocabulary: vocabulary.ignoring_merges(canonical.ignore_merges),
         special_tokens: canonical.special_tokens,
         pattern: Some(canonical.pattern),
+        normalizer,
+        remarks: Vec::new(),
     })
 }
 

@@ -12,12 +12,15 @@ use std::ops::Range;
 use aho_corasick::{AhoCorasick, MatchKind};
 
 use crate::error::{Error, Result};
+use crate::normalize::Normalizer;
 use crate::pretokenize::Scheme;
 
 /// The cuts of one scheme and one set of special tokens.
 #[derive(Debug, Clone)]
 pub struct CutRule {
     scheme: Scheme,
+    /// What is done to the text before the scheme splits it.
+    normalizer: Option<Normalizer>,
     /// Finds overlapping occurrences; none where there are no special tokens.
     specials: Option<AhoCorasick>,
     longest: usize,
@@ -37,7 +40,13 @@ impl CutRule {
             let built = AhoCorasick::builder().match_kind(MatchKind::Standard).build(&specials);
             Some(built.map_err(|error| Error::Usage(format!("special tokens: {error}")))?)
         };
-        Ok(Self { scheme, specials: automaton, longest })
+        Ok(Self { scheme, normalizer: None, specials: automaton, longest })
+    }
+
+    /// The same for text that is normalized before it is split.
+    #[must_use]
+    pub fn normalized(self, normalizer: Option<Normalizer>) -> Self {
+        Self { normalizer, ..self }
     }
 
     /// How many bytes on each side of a position decide whether it is a cut, at most. Where text
@@ -71,7 +80,9 @@ impl CutRule {
     fn is_break(&self, window: &[u8], at: usize) -> bool {
         let Some(after) = char_at(window, at) else { return false };
         let Some(before) = char_before(window, at) else { return false };
-        self.scheme.is_cut(before, after) && !self.is_spanned(window, at)
+        self.scheme.is_cut(before, after)
+            && self.normalizer.is_none_or(|normalizer| normalizer.is_cut(before, after))
+            && !self.is_spanned(window, at)
     }
 
     /// Positions before and after the special tokens that are certainly taken as such: none spans

@@ -15,6 +15,7 @@ use crate::cut::CutRule;
 use crate::error::{Error, Result};
 use crate::memory::reserve;
 use crate::merge::{MergeScratch, Merger};
+use crate::normalize::Normalizer;
 use crate::pretoken_cache::{PretokenCache, Tail};
 use crate::pretokenize::Scheme;
 use crate::progress::Progress;
@@ -35,6 +36,8 @@ const PART: usize = 1 << 18;
 pub struct Tokenizer {
     vocabulary: Vocabulary,
     specials: SpecialTokens,
+    /// What is done to text between special tokens before it is split.
+    normalizer: Option<Normalizer>,
     scheme: Scheme,
     merger: Merger,
     seams: Seams,
@@ -86,6 +89,7 @@ impl Tokenizer {
             threads: Mutex::new(None),
             vocabulary,
             specials,
+            normalizer: None,
             scheme,
         };
         // What is built on first use, such as the tables of characters, is built now: encoding
@@ -100,7 +104,14 @@ impl Tokenizer {
     /// A tokenizer of what files hold; the pattern is GPT-2's where they do not tell.
     pub fn from_parts(parts: TokenizerParts) -> Result<Self> {
         let scheme = Scheme::new(parts.pattern.as_deref().unwrap_or("gpt2"))?;
-        Self::new(parts.vocabulary, parts.special_tokens, scheme)
+        let tokenizer = Self::new(parts.vocabulary, parts.special_tokens, scheme)?;
+        Ok(tokenizer.normalized(parts.normalizer))
+    }
+
+    /// The same, but text is normalized before it is split.
+    fn normalized(self, normalizer: Option<Normalizer>) -> Self {
+        let cuts = self.cuts.map(|rule| rule.normalized(normalizer));
+        Self { normalizer, cuts, ..self }
     }
 
     /// What this tokenizer is made of.
@@ -109,6 +120,8 @@ impl Tokenizer {
             vocabulary: self.vocabulary.clone(),
             special_tokens: self.special_tokens().to_vec(),
             pattern: Some(self.scheme.name().to_owned()),
+            normalizer: self.normalizer,
+            remarks: Vec::new(),
         }
     }
 
@@ -125,6 +138,11 @@ impl Tokenizer {
     /// The splitting rule.
     pub fn scheme(&self) -> &Scheme {
         &self.scheme
+    }
+
+    /// What is done to text between special tokens before it is split.
+    pub fn normalizer(&self) -> Option<Normalizer> {
+        self.normalizer
     }
 
     /// Where text may be cut so that its parts can be encoded on their own.
@@ -244,6 +262,22 @@ impl Tokenizer {
 
     /// A text without special tokens.
     fn encode_stretch(
+        &self,
+        text: &str,
+        scratch: &mut Scratch,
+        out: &mut Vec<u32>,
+        progress: &Progress,
+    ) -> Result<()> {
+        match self.normalizer {
+            None => self.encode_normalized(text, scratch, out, progress),
+            Some(normalizer) => {
+                self.encode_normalized(&normalizer.apply(text)?, scratch, out, progress)
+            }
+        }
+    }
+
+    /// A text without special tokens, as it is split.
+    fn encode_normalized(
         &self,
         text: &str,
         scratch: &mut Scratch,

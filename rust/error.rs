@@ -178,6 +178,16 @@ pub enum Error {
         /// The path as given.
         path: PathBuf,
     },
+    /// An output of a format that cannot say all that decides about ids.
+    #[error("{}: {format} cannot give the same ids: {why}", path.display())]
+    CannotHold {
+        /// The path as given.
+        path: PathBuf,
+        /// The format, with its article.
+        format: &'static str,
+        /// What it cannot say.
+        why: String,
+    },
     /// The system refused a read or a write.
     #[error("{}: {source}", path.display())]
     Io {
@@ -222,6 +232,7 @@ impl Error {
             | Self::SpecialTokenInText { .. }
             | Self::Pattern { .. }
             | Self::OutputExists { .. }
+            | Self::CannotHold { .. }
             | Self::MemoryLimit { .. }
             | Self::Usage(_) => ErrorKind::Usage,
             Self::MissingFile { .. } => ErrorKind::MissingFile,
@@ -249,6 +260,7 @@ impl Error {
     /// What to do about it, where there is something to say.
     pub fn hint(&self) -> Option<&str> {
         match self {
+            Self::CannotHold { .. } => Some("a tokenizer folder holds every tokenizer"),
             Self::OutputExists { .. } => Some("choose another name, or replace it with --force"),
             Self::Reader { hint, .. } => hint.as_deref(),
             Self::NotUtf8 { .. } | Self::RowNotUtf8 { .. } => {

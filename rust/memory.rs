@@ -47,6 +47,12 @@ pub(crate) fn reserve<T>(all: &mut Vec<T>, more: usize) -> Result<()> {
     reserved.map_err(|_| Error::OutOfMemory { bytes })
 }
 
+/// Makes room for `more` bytes of text.
+pub(crate) fn reserve_text(text: &mut String, more: usize) -> Result<()> {
+    let bytes = text.len().saturating_add(more);
+    text.try_reserve(more).map_err(|_| Error::OutOfMemory { bytes })
+}
+
 /// Asks for the cache line of `slice[index]`; any index may be given.
 #[inline]
 pub(crate) fn prefetch<T>(slice: &[T], index: usize) {

@@ -119,7 +119,9 @@ impl Merger {
     /// The merges of `vocabulary`. By the rank rule every split of a token into two tokens is a
     /// pair; special tokens take no part in it, nor as whole pretokens (single bytes always do).
     pub fn new(vocabulary: &Vocabulary, specials: &SpecialTokens) -> Self {
-        match vocabulary.rule() {
+        let special: FxHashSet<u32> = specials.tokens().iter().map(|(_, id)| *id).collect();
+        let ordinary = || vocabulary.iter().filter(|(id, _)| !special.contains(id));
+        let by_pairs = match vocabulary.rule() {
             MergeRule::Merges(merges) => {
                 let pairs =
                     merges.iter().zip(0..).map(|(merge, rank)| (merge.left, merge.right, rank));
@@ -127,8 +129,6 @@ impl Merger {
                 Self::of_pairs(merges.len(), pairs, results, vocabulary)
             }
             MergeRule::Ranks => {
-                let special: FxHashSet<u32> = specials.tokens().iter().map(|(_, id)| *id).collect();
-                let ordinary = || vocabulary.iter().filter(|(id, _)| !special.contains(id));
                 let mut splits = Vec::new();
                 for ((_, token), rank) in ordinary().zip(0..) {
                     for middle in 1..token.len() {
@@ -139,12 +139,12 @@ impl Merger {
                     }
                 }
                 let merged = ordinary().map(|(id, _)| id).collect();
-                let pairs_only = Self::of_pairs(splits.len(), splits, merged, vocabulary);
-                // Of real rank files the pairs make every token, and then the rule says nothing.
-                let whole_first = !pairs_only.make_all(ordinary());
-                Self { whole_first, ..pairs_only }
+                Self::of_pairs(splits.len(), splits, merged, vocabulary)
             }
-        }
+        };
+        // Of most vocabularies the pairs make every token, and then the rule says nothing.
+        let whole_first = vocabulary.takes_whole_tokens() && !by_pairs.make_all(ordinary());
+        Self { whole_first, ..by_pairs }
     }
 
     fn of_pairs(
@@ -176,8 +176,8 @@ impl Merger {
         })
     }
 
-    /// Whether a pretoken that is a token is that token, whatever the pairs say: the rank rule, in
-    /// a vocabulary with tokens that the pairs do not make.
+    /// Whether a pretoken that is a token is that token, whatever the pairs say: the rank rule, or
+    /// that of a vocabulary that ignores merges, with tokens that the pairs do not make.
     pub fn whole_first(&self) -> bool {
         self.whole_first
     }

@@ -44,6 +44,7 @@ pub struct Vocabulary {
     by_token: Vec<u32>,
     byte_ids: [u32; 256],
     rule: MergeRule,
+    ignores_merges: bool,
 }
 
 /// From an id to its bytes: an array unless the ids are too scattered for one.
@@ -119,6 +120,7 @@ impl Vocabulary {
             by_token: Vec::new(),
             byte_ids: [0; 256],
             rule: MergeRule::Ranks,
+            ignores_merges: false,
         };
         vocabulary.index_tokens()?;
         for byte in 0..=255 {
@@ -136,7 +138,19 @@ impl Vocabulary {
         let own = self.iter();
         let more = more.iter().map(|(id, token)| (*id, token.as_slice()));
         let larger = Self::from_ranks(own.chain(more))?;
-        Ok(Self { rule: self.rule, ..larger })
+        Ok(Self { rule: self.rule, ignores_merges: self.ignores_merges, ..larger })
+    }
+
+    /// The same, but a pretoken that is a token is that token, whatever the listed merges make of it
+    /// (`ignore_merges` of Hugging Face tokenizers). The rank rule has it so in any case.
+    #[must_use]
+    pub fn ignoring_merges(self, ignores_merges: bool) -> Self {
+        Self { ignores_merges, ..self }
+    }
+
+    /// Whether a pretoken that is a token is that token, whatever the listed merges make of it.
+    pub fn ignores_merges(&self) -> bool {
+        self.ignores_merges
     }
 
     fn index_tokens(&mut self) -> Result<()> {
@@ -236,6 +250,11 @@ impl Vocabulary {
         &self.rule
     }
 
+    /// Whether a pretoken that is a token is that token: by the rank rule, or ignoring merges.
+    pub fn takes_whole_tokens(&self) -> bool {
+        self.ignores_merges || self.rule == MergeRule::Ranks
+    }
+
     /// The listed merges; none where ranks are the rule.
     pub fn merges(&self) -> &[Merge] {
         match &self.rule {
@@ -272,7 +291,10 @@ impl Vocabulary {
 
 impl PartialEq for Vocabulary {
     fn eq(&self, other: &Self) -> bool {
-        self.entries == other.entries && self.bytes == other.bytes && self.rule == other.rule
+        self.entries == other.entries
+            && self.bytes == other.bytes
+            && self.rule == other.rule
+            && self.ignores_merges == other.ignores_merges
     }
 }
 

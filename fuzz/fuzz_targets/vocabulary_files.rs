@@ -3,6 +3,7 @@
 #![no_main]
 
 use std::fs;
+use std::path::Path;
 use std::sync::LazyLock;
 
 use arbitrary::Arbitrary;
@@ -11,7 +12,7 @@ use lmkit::byte_alphabet::spell;
 use lmkit::canonical;
 use lmkit::encode::Tokenizer;
 use lmkit::special_tokens::SpecialHandling;
-use lmkit::vocabulary_files::{self, TokenizerParts};
+use lmkit::vocabulary_files::{self, Format, TokenizerParts};
 use tempfile::TempDir;
 
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| TempDir::new().expect("a folder"));
@@ -76,9 +77,18 @@ fn check(parts: &TokenizerParts) {
     assert_eq!(canonical::fingerprint(&again), fingerprint);
     let folder = FOLDER.path().join("saved");
     // Refused only where two tokens would be spelt alike.
-    if vocabulary_files::write_folder(&folder, parts, &fingerprint, true).is_ok() {
+    let write = |path: &Path, format| {
+        vocabulary_files::write(path, format, parts, &fingerprint, true).is_ok()
+    };
+    if write(&folder, Format::Folder) {
         let again = vocabulary_files::read(&folder).expect("what was written");
         assert_eq!(canonical::fingerprint(&again), fingerprint);
+    }
+    let file = FOLDER.path().join("other");
+    for format in [Format::TokenizerJson, Format::RankFile] {
+        if write(&file, format) {
+            vocabulary_files::read(&file).expect("what was written");
+        }
     }
     if let Ok(tokenizer) = Tokenizer::from_parts(parts.clone()) {
         let _ = tokenizer.encode("a text, <|endoftext|> 世界", SpecialHandling::Encode);

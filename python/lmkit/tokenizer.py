@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Path: TypeAlias = str | os.PathLike[str]
 Special: TypeAlias = Literal["encode", "none", "error"]
+Format: TypeAlias = Literal["lmkit", "huggingface", "tiktoken", "gpt2"]
 TieBreak: TypeAlias = Literal["lexicographic", "huggingface"]
 
 
@@ -40,8 +41,9 @@ class Tokenizer:
         special_tokens: texts that are one token each and never merged across; of several that match
             at a place the longest is taken. One that the vocabulary lacks is appended at the
             largest id + 1. None: there are none.
-        pattern: how text is split before merging: ``"gpt2"``, ``"cl100k"``, ``"o200k"``, or a
-            regular expression.
+        pattern: how text is split before merging: ``"gpt2"``, ``"cl100k"``, ``"o200k"``,
+            ``"llama3"``, ``"qwen2"``, or a regular expression. One that is known to mean the same
+            as one of these is as fast; any other goes through a library and is slower.
 
     Raises:
         MalformedError: a byte has no token, a merge names an unknown token, an id or a token stands
@@ -82,7 +84,7 @@ class Tokenizer:
         cls,
         vocab_path: Path,
         merges_path: Path,
-        special_tokens: Sequence[str] | None = None,
+        special_tokens: Sequence[str] | Mapping[str, int | None] | None = None,
         pattern: str = "gpt2",
     ) -> "Tokenizer":
         """Read GPT-2 style files, whatever their names.
@@ -91,18 +93,17 @@ class Tokenizer:
             vocab_path: JSON object, token in GPT-2's byte alphabet -> id.
             merges_path: one merge a line, two tokens with a space between; a first line that starts
                 with ``#version`` is a header.
-            special_tokens: as for the constructor, except that None takes the entries shaped
-                ``<|...|>`` that no merge makes.
+            special_tokens: as for the constructor, or with their ids, except that None takes the
+                entries shaped ``<|...|>`` that no merge makes.
             pattern: as for the constructor.
 
         Raises:
             MissingFileError: a file is not there.
             MalformedError: a file is not what it should be; the message names file and line.
         """
-        specials = list(special_tokens) if special_tokens is not None else None
         return cls._wrap(
             _core.Tokenizer.from_files(
-                os.fspath(vocab_path), os.fspath(merges_path), specials, pattern
+                os.fspath(vocab_path), os.fspath(merges_path), _named(special_tokens), pattern
             )
         )
 
@@ -110,26 +111,32 @@ class Tokenizer:
     def load(
         cls,
         path: Path,
-        special_tokens: Sequence[str] | None = None,
+        special_tokens: Sequence[str] | Mapping[str, int | None] | None = None,
         pattern: str | None = None,
     ) -> "Tokenizer":
-        """Read a tokenizer folder, a Hugging Face ``tokenizer.json`` or a ``.tiktoken`` rank file.
+        """Read a tokenizer: a folder or a file, of lmkit or of another tool.
 
         Args:
-            path: the folder or file.
-            special_tokens: None takes those the file records (a rank file records none).
+            path: a tokenizer folder; a Hugging Face ``tokenizer.json`` or a folder with one; a
+                folder with GPT-2's ``vocab.json`` and ``merges.txt`` (or ``encoder.json`` and
+                ``vocab.bpe``); or a tiktoken rank file.
+            special_tokens: None takes those the file records. A rank file records none, and a
+                vocabulary with merges those shaped ``<|...|>`` that no merge makes. One that the
+                vocabulary lacks gets the id that a mapping gives it, else (None there, or a list)
+                the next one after the largest.
             pattern: None takes the one the file records (``"gpt2"`` where it records none).
 
         Raises:
             MissingFileError: there is nothing at ``path``.
-            MalformedError: it is not a byte-level BPE tokenizer; the message says why.
+            MalformedError: it is not a byte-level BPE tokenizer, or does something that would give
+                other ids; the message names it.
+            UsageError: a special token has another id in the vocabulary.
 
         Example:
             >>> Tokenizer.load("tokenizer/") == Tokenizer.load("tokenizer/tokenizer.json")
             True
         """
-        specials = list(special_tokens) if special_tokens is not None else None
-        return cls._wrap(_core.Tokenizer.load(os.fspath(path), specials, pattern))
+        return cls._wrap(_core.Tokenizer.load(os.fspath(path), _named(special_tokens), pattern))
 
     @classmethod
     def from_json(cls, text: str) -> "Tokenizer":
@@ -274,20 +281,31 @@ class Tokenizer:
         """The whole tokenizer as one JSON text, in canonical form; what checkpoints carry."""
         return self._native.to_json()
 
-    def save(self, folder: Path, *, force: bool = False) -> None:
-        """Write a tokenizer folder: vocab.json, merges.txt, tokenizer.json, lmkit.json.
+    def save(
+        self,
+        path: Path,
+        *,
+        format: Format = "lmkit",  # noqa: A002 - what users call it
+        force: bool = False,
+    ) -> None:
+        """Write a tokenizer folder, or the file of another tool that gives the same ids.
 
-        The folder appears only when whole. ``tokenizer.json`` loads in Hugging Face ``tokenizers``
-        and ``transformers`` and gives the same ids; where a pattern of one's own has something that
-        Hugging Face reads differently it is left out, with a warning. A rank vocabulary (of a
-        ``.tiktoken`` file) has no merges: it is saved for lmkit alone, with a warning too.
+        What is written appears only when whole. A tokenizer folder's ``tokenizer.json`` loads in
+        Hugging Face ``tokenizers`` and ``transformers`` and gives the same ids; where a pattern of
+        one's own has something that Hugging Face reads differently it is left out, with a warning.
 
         Args:
-            folder: where to write; its parent must exist.
-            force: replace a tokenizer folder that is there already.
+            path: where to write; its parent must exist.
+            format: ``"lmkit"``: a folder of ``vocab.json``, ``merges.txt``, ``tokenizer.json`` and
+                ``lmkit.json``. ``"huggingface"``: a ``tokenizer.json``. ``"tiktoken"``: a rank
+                file, which holds neither :attr:`regex` nor the special tokens: tiktoken is told
+                these. ``"gpt2"``: a folder of ``vocab.json`` and ``merges.txt``, which say neither
+                the pattern nor which tokens are special.
+            force: replace such a file, or a tokenizer folder, that is there already.
 
         Raises:
-            UsageError: ``folder`` exists (and is not a tokenizer folder, or ``force`` is off).
+            UsageError: the format cannot give the same ids (the message says why), or ``path``
+                exists (and is not a tokenizer, or ``force`` is off).
             SystemRefusedError: the system refused a write.
 
         Example:
@@ -296,7 +314,7 @@ class Tokenizer:
             >>> Tokenizer.load("low_tokenizer") == tok
             True
         """
-        left_out = self._native.save(os.fspath(folder), force)
+        left_out = self._native.save(os.fspath(path), format, force)
         if left_out is not None:
             warnings.warn(left_out, stacklevel=2)
 
@@ -425,6 +443,32 @@ class Tokenizer:
         return self._native.pattern
 
     @property
+    def regex(self) -> str:
+        """The pattern as a regular expression, in the words of Rust's ``fancy-regex``.
+
+        That is what tiktoken takes as ``pat_str``.
+        """
+        return self._native.regex
+
+    @property
+    def has_own_scanner(self) -> bool:
+        """Whether the pattern is a known one; any other goes through a library and is slower."""
+        return self._native.has_own_scanner
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the file it was loaded from held that decides about no ids and is not kept."""
+        return self._native.remarks
+
+    @property
+    def normalizer(self) -> str | None:
+        """``"NFC"`` where text is brought into Unicode's form C before it is split, else None.
+
+        Then :meth:`decode` gives back that form of a text.
+        """
+        return self._native.normalizer
+
+    @property
     def fingerprint(self) -> str:
         """The sha256 of pattern, tokens by id, merges and special tokens in canonical form."""
         return self._native.fingerprint
@@ -459,6 +503,17 @@ class Tokenizer:
         from lmkit.token_view import tokenizer_card
 
         return tokenizer_card(self)
+
+
+def _named(
+    special_tokens: Sequence[str] | Mapping[str, int | None] | None,
+) -> list[tuple[str, int | None]] | None:
+    """Special tokens that are asked for, with their ids where those are told."""
+    if special_tokens is None:
+        return None
+    if isinstance(special_tokens, Mapping):
+        return list(special_tokens.items())
+    return [(token, None) for token in special_tokens]
 
 
 def _paths(paths: Path | Sequence[Path]) -> list[str]:

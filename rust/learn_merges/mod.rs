@@ -129,6 +129,17 @@ impl LearnOptions {
             let why = "--extend: a vocabulary of ranks has no merges to go on from";
             return Err(Error::Usage(why.to_owned()));
         }
+        if let Some(base) = &self.extend
+            && (base.vocabulary.ignores_merges() || base.normalizer.is_some())
+        {
+            let what = match base.normalizer {
+                Some(normalizer) => format!("text that it normalizes ({})", normalizer.name()),
+                None => "whole tokens that no merge makes (ignore_merges)".to_owned(),
+            };
+            return Err(Error::Usage(format!(
+                "--extend: the tokenizer takes {what}, which learning does not"
+            )));
+        }
         if u32::try_from(self.vocab_size).is_ok_and(|size| size <= i32::MAX.unsigned_abs()) {
             Ok(())
         } else {

@@ -16,7 +16,7 @@ use crate::learn_merges::{COUNTING, LearnOptions, SpecialIds, TieBreak};
 use crate::progress::Progress;
 use crate::text_source::RowFormat;
 use crate::train_tokenizer::{TrainOptions, Trainer};
-use crate::vocabulary_files;
+use crate::vocabulary_files::{self, Format};
 
 /// How often texts from Python are interrupted for signals and progress.
 const POLL: Duration = Duration::from_millis(50);
@@ -131,7 +131,7 @@ impl Learner {
                 (source.inputs().len(), source.total_bytes())
             };
             if let Some(output_path) = &output_path {
-                vocabulary_files::check_folder(output_path, force)?;
+                vocabulary_files::check_output(output_path, Format::Folder, force)?;
             }
             Ok(sizes)
         })

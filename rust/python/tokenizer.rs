@@ -14,10 +14,11 @@ use crate::canonical;
 use crate::decode;
 use crate::encode::{self, StreamEncoder};
 use crate::error::{Error, Result};
+use crate::normalize::Normalizer;
 use crate::progress::Progress;
 use crate::special_tokens::SpecialHandling;
 use crate::vocabulary::MergeRule;
-use crate::vocabulary_files::{self, TokenizerParts};
+use crate::vocabulary_files::{self, Format, NamedToken, TokenizerParts};
 
 /// From so many bytes or ids on the interpreter lock is released.
 const SHORT: usize = 1 << 11;
@@ -26,7 +27,8 @@ const LONG: usize = 1 << 20;
 /// Bytes of a text handed to the stream encoder at a time.
 const STEP: usize = 4096;
 
-type Specials = Option<Vec<String>>;
+/// Special tokens that are asked for, with their ids where those are told.
+type Specials = Option<Vec<(String, Option<i64>)>>;
 
 /// The core's tokenizer, and the buffers of its first stream, made with it.
 #[pyclass(frozen, module = "lmkit._core")]
@@ -35,6 +37,8 @@ pub(super) struct Tokenizer {
     stream: Arc<Mutex<Option<StreamEncoder>>>,
     fingerprint: OnceLock<String>,
     numbers: Numbers,
+    /// What the file held that is not kept.
+    remarks: Vec<String>,
 }
 
 /// Python's numbers for ids, each made when it is first given out: to make a number anew takes as
@@ -74,6 +78,7 @@ impl Tokenizer {
             stream,
             fingerprint: OnceLock::new(),
             numbers: Numbers::default(),
+            remarks: Vec::new(),
         })
     }
 
@@ -81,9 +86,16 @@ impl Tokenizer {
         &self.inner
     }
 
-    fn of(parts: TokenizerParts) -> PyResult<Self> {
-        Ok(Self::wrap(encode::Tokenizer::from_parts(parts)?)?)
+    fn of(mut parts: TokenizerParts) -> PyResult<Self> {
+        let remarks = std::mem::take(&mut parts.remarks);
+        Ok(Self { remarks, ..Self::wrap(encode::Tokenizer::from_parts(parts)?)? })
     }
+}
+
+fn named(tokens: Specials) -> Result<Option<Vec<NamedToken>>> {
+    let checked = |id: i64| u32::try_from(id).map_err(|_| Error::IdOutOfRange { id });
+    let each = |(token, id): (String, Option<i64>)| Ok((token, id.map(checked).transpose()?));
+    tokens.map(|tokens| tokens.into_iter().map(each).collect()).transpose()
 }
 
 #[pymethods]
@@ -107,8 +119,8 @@ impl Tokenizer {
         pattern: String,
     ) -> PyResult<Self> {
         py.detach(|| {
-            let specials = special_tokens.as_deref();
-            let parts = vocabulary_files::read_pair(&vocab_path, &merges_path, specials)?;
+            let named = named(special_tokens)?;
+            let parts = vocabulary_files::read_pair(&vocab_path, &merges_path, named.as_deref())?;
             Self::of(TokenizerParts { pattern: Some(pattern), ..parts })
         })
     }
@@ -122,7 +134,7 @@ impl Tokenizer {
     ) -> PyResult<Self> {
         py.detach(|| {
             let parts = vocabulary_files::read(&path)?;
-            Self::of(parts.with(special_tokens.as_deref(), pattern)?)
+            Self::of(parts.with(named(special_tokens)?.as_deref(), pattern)?)
         })
     }
 
@@ -135,10 +147,16 @@ impl Tokenizer {
         canonical::to_json(&self.inner.parts())
     }
 
-    fn save(&self, py: Python<'_>, folder: PathBuf, force: bool) -> PyResult<Option<String>> {
+    fn save(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        format: &str,
+        force: bool,
+    ) -> PyResult<Option<String>> {
         py.detach(|| {
-            let parts = self.inner.parts();
-            Ok(vocabulary_files::write_folder(&folder, &parts, self.fingerprint(), force)?)
+            let (format, parts) = (Format::new(format)?, self.inner.parts());
+            Ok(vocabulary_files::write(&path, format, &parts, self.fingerprint(), force)?)
         })
     }
 
@@ -251,6 +269,26 @@ impl Tokenizer {
     #[getter]
     fn pattern(&self) -> &str {
         self.inner.scheme().name()
+    }
+
+    #[getter]
+    fn regex(&self) -> &str {
+        self.inner.scheme().regex()
+    }
+
+    #[getter]
+    fn has_own_scanner(&self) -> bool {
+        self.inner.scheme().is_by_hand()
+    }
+
+    #[getter]
+    fn normalizer(&self) -> Option<&'static str> {
+        self.inner.normalizer().map(Normalizer::name)
+    }
+
+    #[getter]
+    fn remarks(&self) -> Vec<String> {
+        self.remarks.clone()
     }
 
     #[getter]

@@ -304,11 +304,27 @@ def test_a_rank_vocabulary_is_saved_and_loaded_as_one(tmp_path: Path) -> None:
         "".join(f"{base64.b64encode(t).decode()} {rank}\n" for rank, t in enumerate(tokens))
     )
     tok = lmkit.Tokenizer.load(ranks, special_tokens=["<|end|>"], pattern="cl100k")
-    with pytest.warns(UserWarning, match=r"no merges.txt and no tokenizer.json"):
-        tok.save(tmp_path / "tok")
+    tok.save(tmp_path / "tok")
     names = sorted(path.name for path in (tmp_path / "tok").iterdir())
-    assert names == ["lmkit.json", "vocab.json"]
+    assert names == ["lmkit.json", "merges.txt", "tokenizer.json", "vocab.json"]
+    merges = (tmp_path / "tok" / "merges.txt").read_text(encoding="utf-8").splitlines()
+    assert merges == ["#version: 0.2", "a b", "b c", "ab c", "ÿ þ"]
     again = lmkit.Tokenizer.load(tmp_path / "tok")
     assert again == tok
     assert again.merges == []
     assert again.encode("abc bc<|end|>") == tok.encode("abc bc<|end|>") == [258, 32, 257, 260]
+
+
+def test_ranks_that_no_merges_explain_are_saved_without_merges(tmp_path: Path) -> None:
+    tokens = [bytes([byte]) for byte in range(256)] + [b"ab", b"word"]
+    ranks = tmp_path / "own.tiktoken"
+    ranks.write_text(
+        "".join(f"{base64.b64encode(t).decode()} {rank}\n" for rank, t in enumerate(tokens))
+    )
+    tok = lmkit.Tokenizer.load(ranks)
+    tok.save(tmp_path / "tok")
+    assert not (tmp_path / "tok" / "merges.txt").exists()
+    model = json.loads((tmp_path / "tok" / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    assert model["ignore_merges"] is True
+    for again in (tmp_path / "tok", tmp_path / "tok" / "tokenizer.json"):
+        assert lmkit.Tokenizer.load(again).encode("word words ab") == tok.encode("word words ab")

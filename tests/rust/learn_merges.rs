@@ -240,11 +240,8 @@ proptest! {
 }
 
 fn parts(learned: &Learned) -> TokenizerParts {
-    TokenizerParts {
-        vocabulary: learned.vocabulary().unwrap(),
-        special_tokens: learned.special_tokens.clone(),
-        pattern: None,
-    }
+    let special_tokens = learned.special_tokens.clone();
+    TokenizerParts::new(learned.vocabulary().unwrap(), special_tokens, None)
 }
 
 #[test]

@@ -6,5 +6,6 @@ mod document_cuts;
 mod encode;
 mod learn_merges;
 mod pretokenize;
+mod ranks;
 mod reference;
 mod text_source;

@@ -4,6 +4,8 @@
 
 use std::collections::HashMap;
 
+use unicode_normalization::UnicodeNormalization;
+
 /// A tokenizer in plain collections.
 #[derive(Debug, Clone)]
 pub(crate) struct Reference {
@@ -15,6 +17,10 @@ pub(crate) struct Reference {
     pub(crate) specials: Vec<String>,
     /// The regular expression that splits text.
     pub(crate) pattern: fancy_regex::Regex,
+    /// Whether a pretoken that is a token is that token, though there are merges.
+    pub(crate) ignore_merges: bool,
+    /// Whether text between special tokens is brought into Unicode's form C first.
+    pub(crate) nfc: bool,
 }
 
 impl Reference {
@@ -40,6 +46,8 @@ impl Reference {
 
     /// The ids of `text`, in which nothing is special.
     pub(crate) fn encode_ordinary(&self, text: &str) -> Vec<u32> {
+        let composed: String = text.nfc().collect();
+        let text = if self.nfc { &composed } else { text };
         self.pretokens(text).into_iter().flat_map(|pretoken| self.merge(pretoken)).collect()
     }
 
@@ -75,7 +83,8 @@ impl Reference {
             .map(|(rank, (left, right))| ((left.as_slice(), right.as_slice()), rank))
             .collect();
         let whole = pretoken.as_bytes();
-        if self.merges.is_none() && !special(whole) && self.ids.contains_key(whole) {
+        let takes_whole = self.merges.is_none() || self.ignore_merges;
+        if takes_whole && !special(whole) && self.ids.contains_key(whole) {
             return vec![self.ids[whole]];
         }
         loop {

@@ -70,8 +70,8 @@ def learning_options(function: Function) -> Function:
             _vocabulary(
                 "--pattern",
                 metavar="PATTERN",
-                help="Split text by gpt2, cl100k, o200k, or a regular expression.  [default: gpt2, "
-                "or that of --extend or --from_counts]",
+                help="Split text by gpt2, cl100k, o200k, llama3, qwen2, or a regular expression.  "
+                "[default: gpt2, or that of --extend or --from_counts]",
             ),
             _vocabulary(
                 "--tie_break",

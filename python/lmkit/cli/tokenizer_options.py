@@ -9,6 +9,9 @@ import click
 from lmkit.errors import UsageError
 from lmkit.tokenizer import Tokenizer
 
+# Said where a pattern goes through a library.
+SLOW = "the pattern is none that lmkit has a scanner for: a library splits text, which is slower"
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -38,7 +41,7 @@ def tokenizer_options(function: Function) -> Function:
             click.option(
                 "--pattern",
                 metavar="PATTERN",
-                help="Split text by gpt2, cl100k, o200k, or a regular expression.  "
+                help="Split text by gpt2, cl100k, o200k, llama3, qwen2, or a regular expression.  "
                 "[default: the tokenizer's own, else gpt2]",
             ),
         )
@@ -81,7 +84,19 @@ def load_tokenizer(
 
 
 def say_special(tokenizer: Tokenizer, *, as_text: bool) -> None:
-    """Say on stderr what is treated as special."""
+    """Say on stderr what is treated as special, and whether splitting is slow."""
     tokens = ", ".join(tokenizer.special_tokens) or "none"
     said = "none, all taken as ordinary text" if as_text else tokens
     print(f"Special tokens: {said}", file=sys.stderr)
+    if not tokenizer.has_own_scanner:
+        print(f"note: {SLOW}", file=sys.stderr)
+
+
+def named_tokens(special_tokens: Sequence[str]) -> dict[str, int | None]:
+    """What was typed as TOKEN or TOKEN=ID."""
+    named: dict[str, int | None] = {}
+    for typed in special_tokens:
+        token, equals, digits = typed.rpartition("=")
+        has_id = equals and token and digits.isascii() and digits.isdigit()
+        named[token if has_id else typed] = int(digits) if has_id else None
+    return named

@@ -14,6 +14,7 @@ from lmkit import _core
 from lmkit.cli.learning_options import learning_options
 from lmkit.cli.options import Command
 from lmkit.cli.progress import Callback, progress_bar
+from lmkit.cli.tokenizer_options import SLOW
 from lmkit.cli.vocabulary_report import print_report, printable
 from lmkit.errors import UsageError
 from lmkit.tokenizer import Tokenizer
@@ -137,7 +138,7 @@ class _Run:
         with self._progress() as progress:
             tokenizer = self.learner.learn(counts, progress)
         self._end_of("merge")
-        left_out = tokenizer.save(path, force)
+        left_out = tokenizer.save(path, "lmkit", force)
         self._end_of("save")
         merges = len(tokenizer.merges())
         self.result |= {
@@ -160,6 +161,8 @@ class _Run:
             )
         if left_out is not None:
             self.notes.append(left_out)
+        if not tokenizer.has_own_scanner:
+            self.notes.append(SLOW)
         if self.reports:
             self.report = report(self.learner, tokenizer, counts)
             self.result["report"] = printable(self.report)
