@@ -383,6 +383,54 @@ def test_a_checkpoint_and_its_run(run: Path) -> None:
     assert inspect(run / "best.pt").facts["tokenizer"] == report.facts["tokenizer"]
 
 
+@pytest.fixture
+def cut(tmp_path: Path) -> Path:
+    """A checkpoint that is cut over one process, as `--parallel fsdp` writes it."""
+    import torch
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    from lmkit.lm.distributed import Ranks
+    from lmkit.lm.sharded_checkpoint import write_sharded
+
+    store = distributed.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        weight = distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)])
+        state = {
+            "model": {"w": weight},
+            "optimizer": {},
+            "iteration": 7,
+            "config": {"d_model": 3, "parallel": "fsdp"},
+            "tokenizer": TOK.to_json(),
+        }
+        write_sharded(tmp_path / "checkpoint_7.dcp", state, Ranks(), None)
+    finally:
+        distributed.destroy_process_group()
+    return tmp_path / "checkpoint_7.dcp"
+
+
+def test_a_checkpoint_that_is_cut(cut: Path) -> None:
+    report = inspect(cut)
+    assert (report.kind, report.whole) == ("a checkpoint cut over processes", True)
+    assert (report.facts["iteration"], report.facts["parameters"]) == (7, 12)
+    assert report.facts["tokenizer"] == TOK.fingerprint
+    assert inspect(cut.parent).facts["checkpoints"] == [cut.name]
+    assert inspect(cut, Ask(verify=False)).facts["parameters"] == 12
+    part = next(cut.glob("*.distcp"))
+    raw = bytearray(part.read_bytes())
+    raw[-1] ^= 1
+    part.write_bytes(raw)
+    assert isinstance(inspect(cut).damage, MismatchError)
+    assert isinstance(inspect(cut.parent).damage, MismatchError)
+    part.write_bytes(raw[:-1])
+    assert "not" in str(inspect(cut, Ask(verify=False)).damage)
+    (cut / "checkpoint.json").unlink()
+    assert "it has no checkpoint.json" in str(inspect(cut).damage)
+
+
 def test_a_model_for_transformers(run: Path, tmp_path: Path) -> None:
     from lmkit.lm.export import export_model
 

@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 
 from lmkit.errors import MalformedError, MismatchError, MissingFileError
-from lmkit.inspection import runs, token_files
+from lmkit.inspection import checkpoints, token_files
 from lmkit.inspection.blocks import checksum
 from lmkit.inspection.report import Ask, Report, size_in
 
@@ -33,7 +33,7 @@ def checkpoint_sidecar(path: str, ask: Ask) -> Report:
         report = Report(path, "a sidecar without its checkpoint")
         report.damaged(MissingFileError(f"{described}: no such file or folder"))
         return report
-    report = runs.checkpoint(described, ask)
+    report = checkpoints.checkpoint(described, ask)
     report.notes.insert(0, f"{path} is the sidecar of {described}, which is told of here")
     return report
 

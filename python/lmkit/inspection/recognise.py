@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lmkit.errors import MalformedError, MissingFileError, SystemRefusedError
-from lmkit.inspection import other_files, runs, token_files, tokenizers
+from lmkit.inspection import checkpoints, other_files, runs, token_files, tokenizers
 from lmkit.inspection.report import Ask, Report
 
 KINDS = (
@@ -23,7 +23,7 @@ KINDS = (
     "a journal",
 )
 
-_CHECKPOINT = re.compile(r"checkpoint_\d+\.pt|best\.pt")
+_CHECKPOINT = re.compile(r"checkpoint_\d+\.(pt|dcp)|best\.(pt|dcp)")
 _JOURNAL = re.compile(r"\..+\.journal\.\d+\.lmkit-tmp")
 _LONGEST_JSON = 256 << 20
 
@@ -67,18 +67,10 @@ Teller = Callable[[str, Ask], Report]
 
 
 def _of_folder(place: Path) -> Teller | None:
+    if place.suffix == ".dcp":
+        return checkpoints.checkpoint
     names = {entry.name for entry in place.iterdir()}
-    if "manifest.json" in names or "plan.json" in names:
-        return token_files.shards
-    if "metrics.jsonl" in names or any(_CHECKPOINT.fullmatch(name) for name in names):
-        return runs.run_folder
-    if "config.json" in names and any(name.endswith(".safetensors") for name in names):
-        return runs.huggingface_folder
-    if names & {"lmkit.json", "tokenizer.json", "vocab.json"}:
-        return tokenizers.tokenizer
-    if "config.toml" in names:
-        return runs.run_folder
-    return None
+    return next((tell for is_such, tell in _FOLDERS if is_such(names)), None)
 
 
 def _of_file(place: Path) -> Teller | None:
@@ -121,13 +113,35 @@ def _looks_like_ranks(head: bytes) -> bool:
     return bool(lines) and all(re.fullmatch(rb"[A-Za-z0-9+/]+=* \d+", line) for line in lines)
 
 
+def _holds_a_run(names: set[str]) -> bool:
+    return "metrics.jsonl" in names or any(_CHECKPOINT.fullmatch(name) for name in names)
+
+
+def _holds_weights(names: set[str]) -> bool:
+    return "config.json" in names and any(name.endswith(".safetensors") for name in names)
+
+
+_FOLDERS: tuple[tuple[Callable[[set[str]], bool], Teller], ...] = (
+    (lambda names: "checkpoint.json" in names, checkpoints.checkpoint),
+    (lambda names: not names.isdisjoint({"manifest.json", "plan.json"}), token_files.shards),
+    (_holds_a_run, runs.run_folder),
+    (_holds_weights, runs.huggingface_folder),
+    (
+        lambda names: not names.isdisjoint({"lmkit.json", "tokenizer.json", "vocab.json"}),
+        tokenizers.tokenizer,
+    ),
+    (lambda names: "config.toml" in names, runs.run_folder),
+)
 _Test = Callable[[Path, bytes], bool]
 _FILES: tuple[tuple[_Test, Teller], ...] = (
     (lambda place, _: _JOURNAL.fullmatch(place.name) is not None, other_files.journal),
     (lambda _, head: head.startswith(b"\x89lmkcnt\n"), other_files.counts),
     (lambda _, head: head.startswith(b"\x93NUMPY"), token_files.token_file),
     (lambda place, _: place.suffix in {".npy", ".bin", ".idx"}, token_files.token_file),
-    (lambda place, _: place.suffix in {".pt", ".pth"} or _is_of_torch(place), runs.checkpoint),
+    (
+        lambda place, _: place.suffix in {".pt", ".pth"} or _is_of_torch(place),
+        checkpoints.checkpoint,
+    ),
     (lambda place, _: place.suffix == ".safetensors", runs.safetensors),
     (lambda place, _: place.name == "manifest.json", token_files.shards),
     (

@@ -1,4 +1,4 @@
-"""Checkpoints, runs and models of other tools → what they hold. Checkpoints alone need torch."""
+"""Run folders and models of other tools → what they hold."""
 
 import json
 import re
@@ -7,109 +7,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from lmkit.errors import LmkitError, MalformedError, MismatchError
+from lmkit.errors import LmkitError, MalformedError
 from lmkit.inspection import tokenizers
-from lmkit.inspection.blocks import sha256
+from lmkit.inspection.checkpoints import CONFIG_SHOWN, verify
 from lmkit.inspection.report import Ask, Report, size_in
 
-_NAME = re.compile(r"checkpoint_(\d+)\.pt")
-_CONFIG_SHOWN = (
-    "vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff", "max_seq_len",
-    "context_length", "batch_size", "learning_rate", "max_iters", "optimizer",
-)  # fmt: skip
+_NAME = re.compile(r"checkpoint_(\d+)\.(?:pt|dcp)")
+_BEST = ("best.pt", "best.dcp")
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4}
-
-
-def checkpoint(path: str, ask: Ask) -> Report:
-    """A checkpoint of lmkit's or of the CS336 course's script."""
-    report = Report(path, "a checkpoint", {"bytes": size_in(path)})
-    _verify_checkpoint(report, ask)
-    if report.damage is None:
-        _tell_checkpoint(report)
-    return report
-
-
-def _verify_checkpoint(report: Report, ask: Ask) -> None:
-    beside = Path(f"{report.path}.json")
-    try:
-        told = json.loads(beside.read_bytes())
-        vouched = [told, told["replaces"]] if "replaces" in told else [told]
-        known = {(int(entry["size"]), str(entry["sha256"])) for entry in vouched}
-    except FileNotFoundError:
-        report.checked = "it has no sidecar with a checksum"
-        return
-    except (ValueError, KeyError, TypeError) as error:
-        report.damaged(MismatchError(f"{beside}: not the sidecar of a checkpoint: {error!r}"))
-        return
-    size = report.facts["bytes"]
-    if size not in {entry[0] for entry in known}:
-        speaks = ", ".join(f"{entry[0]:,}" for entry in known)
-        report.damaged(
-            MismatchError(f"{report.path}: damaged: {size:,} bytes, its sidecar speaks of {speaks}")
-        )
-    elif not ask.verify:
-        report.checked = "not checked (--no_verify): its size is right"
-    elif (size, found := sha256(report.path, ask)) not in known:
-        report.damaged(
-            MismatchError(
-                f"{report.path}: damaged: its sha256 is {found[:12]}..., and not the sidecar's",
-                hint="take an earlier one; --load_checkpoint latest takes the newest that is whole",
-            )
-        )
-    else:
-        report.whole, report.checked = True, "the sha256 in its sidecar is right"
-        report.facts["sha256"] = found
-
-
-def _tell_checkpoint(report: Report) -> None:
-    import pickle
-
-    import torch
-
-    from lmkit.tokenizer import Tokenizer
-
-    path = report.path
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        weights = state["model"]
-        iteration = int(state["iteration"])
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        KeyError,
-        ValueError,
-        TypeError,
-    ) as error:
-        first = next(iter(str(error).splitlines()), "")
-        report.damaged(MismatchError(f"{path}: not a checkpoint that can be read: {first}"))
-        return
-    config = dict(state.get("config") or {})
-    report.facts |= {
-        "iteration": iteration,
-        "parameters": sum(tensor.numel() for tensor in weights.values()),
-        "tensors": len(weights),
-        "dtype": str(next(iter(weights.values())).dtype).removeprefix("torch."),
-        "has_optimizer": bool(state.get("optimizer")),
-        "has_average": "average" in state,
-        "best_val_loss": state.get("best_val_loss"),
-        "config": {name: config[name] for name in _CONFIG_SHOWN if name in config},
-    }
-    if "tokenizer" in state:
-        tokenizer = Tokenizer.from_json(state["tokenizer"])
-        report.facts |= {
-            "tokenizer": tokenizer.fingerprint,
-            "tokenizer_vocab_size": tokenizer.vocab_size,
-        }
-        report.use += [
-            f'lmkit generate --checkpoint {path} --prompt "Once upon a time"',
-            f"lmkit evaluate --checkpoint {path} --data val.npy",
-            f"lmkit export {path} model/",
-        ]
-    else:
-        report.kind = "a checkpoint of another script"
-        report.notes.append("it carries neither settings nor tokenizer")
-    report.use.append(f"lmkit train --load_checkpoint {path} --train_data train.npy")
 
 
 def run_folder(path: str, ask: Ask) -> Report:
@@ -120,14 +25,14 @@ def run_folder(path: str, ask: Ask) -> Report:
         int(match[1]): entry for entry in folder.iterdir() if (match := _NAME.fullmatch(entry.name))
     }
     found = [numbered[number] for number in sorted(numbered)]
-    best = folder / "best.pt"
+    best = next((folder / name for name in _BEST if (folder / name).exists()), None)
     report.facts["checkpoints"] = [entry.name for entry in found]
-    report.facts["has_best"] = best.exists()
+    report.facts["has_best"] = best is not None
     _tell_settings(report, folder / "config.toml")
     _tell_metrics(report, folder / "metrics.jsonl")
     if (folder / "run.lock").exists():
         report.notes.append("run.lock is there: a run is going on, or was killed")
-    _verify_run(report, [*found, *([best] if best.exists() else [])], ask)
+    _verify_run(report, [*found, *([best] if best else [])], ask)
     if found:
         report.use += [
             f'lmkit generate --checkpoint {path} --prompt "Once upon a time"',
@@ -146,7 +51,7 @@ def _verify_run(report: Report, checkpoints: list[Path], ask: Ask) -> None:
         return
     for place in checkpoints:
         told = Report(str(place), "a checkpoint", {"bytes": size_in(place)})
-        _verify_checkpoint(told, ask)
+        verify(told, ask)
         if told.damage is not None:
             report.damaged(told.damage)
         elif told.whole is None and report.whole is not False:
@@ -168,7 +73,7 @@ def _tell_settings(report: Report, path: Path) -> None:
     flat: dict[str, Any] = {}
     for name, value in told.items():
         flat |= value if isinstance(value, dict) else {name: value}
-    report.facts["config"] = {name: flat[name] for name in _CONFIG_SHOWN if name in flat}
+    report.facts["config"] = {name: flat[name] for name in CONFIG_SHOWN if name in flat}
 
 
 def _tell_metrics(report: Report, path: Path) -> None:

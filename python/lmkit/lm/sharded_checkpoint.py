@@ -130,14 +130,18 @@ def write_sharded(
         raise
 
 
-def read_outline(path: str | os.PathLike[str], ranks: Ranks | None = None) -> dict[str, Any]:
+def read_outline(
+    path: str | os.PathLike[str], ranks: Ranks | None = None, *, verify: bool = True
+) -> dict[str, Any]:
     """The state in a folder, a `Stored` in the place of each tensor that is cut.
 
-    Everything is verified. Several ``ranks`` share the work, and all must call this.
+    Everything is verified, unless it was before (``verify`` is off). Several ``ranks`` share the
+    work, and all must call this.
     """
     typed = os.fspath(path).rstrip("/")
     files = _files(typed)
-    _verify(typed, files, ranks or Ranks())
+    if verify:
+        _verify(typed, files, ranks or Ranks())
     with (Path(typed) / REST).open("rb") as file:
         rest = unpack(file, f"{typed}/{REST}")
     known = _Reader(typed, files).read_metadata().state_dict_metadata
