@@ -1,5 +1,7 @@
 """`lmkit inspect`: every kind of file is known, damage is found, text is shown cut in tokens."""
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -77,6 +79,14 @@ def refusal(*words: object, code: int) -> str:
     return str(error.value)
 
 
+def call_json(path: Path, text: str) -> dict[str, Any]:
+    """How the tokenizer at ``path`` cuts a text."""
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        assert call(["inspect", str(path), "--text", text, "--json"]) == 0
+    return json.loads(told.getvalue())
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "facts"),
     [
@@ -143,6 +153,22 @@ def test_a_tiktoken_file(tmp_path: Path) -> None:
     report = inspect(tmp_path / "a.tiktoken")
     assert (report.kind, report.whole) == ("a tiktoken rank file", True)
     assert report.facts["tokens"] == 256
+
+
+def test_a_vocabulary_with_tokens_spelt_like_fields(tmp_path: Path) -> None:
+    names = ["model", "added_tokens", "dtype", "tokens", "checksum", "size", "sha256"]
+    merges = [(name[:k], name[k]) for name in names for k in range(1, len(name))]
+    merges = list(dict.fromkeys(merges))
+    vocab = {n: bytes([n]) for n in range(256)}
+    for left, right in merges:
+        token = (left + right).encode()
+        vocab |= {} if token in vocab.values() else {len(vocab): token}
+    lmkit.Tokenizer(vocab, [(a.encode(), b.encode()) for a, b in merges]).save(tmp_path / "tok")
+    path = tmp_path / "tok" / "vocab.json"
+    assert inspect(path).kind == "a vocabulary, GPT-2 style"
+    for name in names:
+        told = call_json(path, name)
+        assert "".join(token["text"] for token in told["first"]) == name
 
 
 @pytest.fixture

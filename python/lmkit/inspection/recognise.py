@@ -100,11 +100,10 @@ def _of_json(place: Path) -> Teller | None:
         return None
     if not isinstance(told, dict):
         return None
-    for names, tell in _OBJECTS:
-        if names <= told.keys():
-            return tell
-    is_vocabulary = bool(told) and all(isinstance(value, int) for value in told.values())
-    return tokenizers.pair if is_vocabulary else None
+    # First, since a token may be spelt like any of the others' names.
+    if told and all(isinstance(value, int) for value in told.values()):
+        return tokenizers.pair
+    return next((tell for names, tell in _OBJECTS if names <= told.keys()), None)
 
 
 def _looks_like_ranks(head: bytes) -> bool:

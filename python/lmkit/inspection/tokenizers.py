@@ -68,8 +68,12 @@ def pair_of(place: Path) -> tuple[Path, Path] | None:
         return None
     is_merges = _is_merges(place)
     other = _partner(place, is_merges=is_merges)
-    if other is None or (not is_merges and "model" in json.loads(place.read_bytes())):
+    if other is None:
         return None
+    if not is_merges:
+        told = json.loads(place.read_bytes())
+        if isinstance(told.get("model"), dict):  # Hugging Face's; "model" may be a token as well
+            return None
     return (other, place) if is_merges else (place, other)
 
 
