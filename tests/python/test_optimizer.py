@@ -7,8 +7,14 @@ import torch
 from lmkit.config import ModelConfig, TrainConfig
 from lmkit.lm import optimizer as optimizer_module
 from lmkit.lm.model import Transformer
-from lmkit.lm.muon import Float32Muon, orthogonalised
-from lmkit.lm.optimizer import clip_gradients, make_optimizer, set_learning_rate
+from lmkit.lm.muon import Float32Muon, GuardedMuon, orthogonalised
+from lmkit.lm.optimizer import (
+    MuonWithAdamW,
+    clip_gradients,
+    make_optimizer,
+    set_learning_rate,
+    step_if_finite,
+)
 
 TINY = ModelConfig(vocab_size=11, d_model=8, n_layers=1, n_heads=2, max_seq_len=16, d_ff=12)
 
@@ -136,6 +142,43 @@ def test_muon_in_float32_is_torchs_own_but_for_its_rounding(shape):
     other.load_state_dict(one.state_dict())
     one.load_state_dict(other.state_dict())
     assert torch.equal(one.state[ours]["momentum_buffer"], other.state[theirs]["momentum_buffer"])
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (24, 8), (8, 24)])
+def test_muon_for_accelerators_is_torchs_own_and_leaves_a_bad_step_out(shape):
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator)
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    settings = {"lr": 0.1, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    one, other = GuardedMuon([ours], **settings), torch.optim.Muon([theirs], **settings)
+    for step in range(5):
+        gradient = torch.randn(shape, generator=generator)
+        one.found_inf = torch.tensor(float(step % 2))
+        ours.grad = torch.full(shape, float("nan")) if step % 2 else gradient
+        one.step()
+        if step % 2 == 0:
+            theirs.grad = gradient
+            other.step()
+        assert torch.equal(ours, theirs), step
+    buffers = [one.state[ours]["momentum_buffer"], other.state[theirs]["momentum_buffer"]]
+    assert torch.equal(*buffers)
+    other.load_state_dict(one.state_dict())
+
+
+def test_on_an_accelerator_both_optimizers_decide_there(monkeypatch):
+    """What the host is told on the meta device it cannot read: that would be an error."""
+    config = TrainConfig(model=TINY, context_length=8, optimizer="muon")
+    with torch.device("meta"):
+        optimizer = make_optimizer(Transformer(TINY), config)
+    assert isinstance(optimizer, MuonWithAdamW)
+    assert type(optimizer.parts[0]) is GuardedMuon
+    taken: list[str] = []
+    monkeypatch.setattr(MuonWithAdamW, "step", lambda _: taken.append("step"))
+    for group in optimizer.parts[1].param_groups:
+        group["fused"] = True
+    step_if_finite(optimizer, torch.zeros(2, device="meta"))
+    assert taken == ["step"]
+    assert all(part.found_inf.device.type == "meta" for part in optimizer.parts)
 
 
 def test_orthogonalised_has_singular_values_near_one():

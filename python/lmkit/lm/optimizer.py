@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lmkit.config import TrainConfig
 from lmkit.lm.device import cpu_has_bfloat16
-from lmkit.lm.muon import Float32Muon, MuonOfRows
+from lmkit.lm.muon import Float32Muon, GuardedMuon, MuonOfRows
 from lmkit.lm.sharding import is_cut, together
 
 MATRIX_AXES = 2
@@ -57,6 +57,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
         (matrices if is_block else rest).append(parameter)
     emulated = any(one.device.type == "cpu" for one in matrices) and not cpu_has_bfloat16()
     kind: type[torch.optim.Muon] = Float32Muon if emulated else torch.optim.Muon
+    if any(one.device.type != "cpu" for one in matrices):
+        kind = GuardedMuon
     if is_cut(model):
         kind = MuonOfRows
     muon = kind(
@@ -73,6 +75,11 @@ class MuonWithAdamW:
 
     def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW) -> None:
         self._both: dict[str, torch.optim.Optimizer] = {"muon": muon, "adamw": adamw}
+
+    @property
+    def parts(self) -> list[torch.optim.Optimizer]:
+        """The two."""
+        return list(self._both.values())
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -123,15 +130,24 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+def decides_itself(optimizer: Optimizer) -> bool:
+    """Whether an optimizer takes ``found_inf``, and then decides on the device."""
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    return fused or isinstance(optimizer, GuardedMuon)
+
+
 def step_if_finite(optimizer: Optimizer, checked: Tensor) -> None:
     """Take the optimizer's step where all of ``checked`` is finite; else leave everything be.
 
     Fused kernels on an accelerator decide it there, and the host does not wait for the answer;
     elsewhere the host reads it.
     """
-    if checked.device.type != "cpu" and all(g.get("fused") for g in optimizer.param_groups):
+    parts = optimizer.parts if isinstance(optimizer, MuonWithAdamW) else [optimizer]
+    if checked.device.type != "cpu" and all(map(decides_itself, parts)):
         # What torch.amp.GradScaler sets for the same kernels; a step they leave out is not counted.
-        optimizer.found_inf = checked.isfinite().all().logical_not().float()  # type: ignore[attr-defined]
+        found_inf = checked.isfinite().all().logical_not().float()
+        for part in parts:
+            part.found_inf = found_inf  # type: ignore[union-attr]
         optimizer.step()
     elif bool(checked.isfinite().all()):
         optimizer.step()
