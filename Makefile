@@ -79,6 +79,7 @@ bench: setup  ## Measure against the peers (half an hour); writes benches/result
 bench-train: setup  ## Measure training against the peers: speed, memory, learning; writes benches/results/.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	$(BIN)/python benches/python/train_step.py
+	$(BIN)/python benches/python/train_head.py
 	$(BIN)/python benches/python/train_learning.py
 	$(BIN)/python benches/python/readme_table.py
 

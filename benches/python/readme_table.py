@@ -7,6 +7,7 @@ is left out; rows in which lmkit loses stand there like the others. A share belo
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,6 +217,42 @@ def training(record: Row) -> Iterator[str]:
                 for tool, tokens, share, step, spread, memory, *_ in part["table"]
             ],
         )
+        times = ", ".join(
+            f"{seconds / 3600:.1f} h with {TRAINERS.get(tool, tool)}"
+            for tool, seconds in part.get("projected_s", {}).items()
+        )
+        yield f"All steps of the preset, at this pace: {times}." if times else ""
+
+
+def aside(record: Row) -> Iterator[str]:
+    """What saving and evaluating cost beside the steps."""
+    found = {name: statistics.median(ones) for name, ones in record["rows"]["aside"].items()}
+    yield markdown(
+        ["beside the steps of the small model", "s"],
+        [
+            ["a checkpoint: the loop waits", f"{found['stall']:.3f}"],
+            ["a checkpoint: until it is on the disk", f"{found['write']:.3f}"],
+            ["an evaluation of 10 batches", f"{found['evaluation']:.3f}"],
+            ["their bare forward passes", f"{found['forward']:.3f}"],
+        ],
+    )
+
+
+def head(record: Row) -> Iterator[str]:
+    """The loss of a large vocabulary, in chunks and of whole logits."""
+    yield markdown(
+        ["head and loss, forward and backward", "chunks' share of the time", "lmkit takes"],
+        [
+            [
+                f"{row['vocab_size']:,} tokens, {row['rows']:,} rows, {row['width']} wide, "
+                f"{'compiled' if row['compiled'] else 'eager'}",
+                f"{row['share']['median']:.2f} ({row['share']['min']:.2f}-"
+                f"{row['share']['max']:.2f})",
+                row["taken"],
+            ]
+            for row in record["rows"]
+        ],
+    )
 
 
 def on_a_gpu(record: Row) -> Iterator[str]:
@@ -260,7 +297,9 @@ SECTIONS = {
     "learn_merges": learning,
     "train_step-small": training,
     "train_step-vocabulary-50000": training,
-    "train_step": training,
+    "train_step-cs336-tinystories": training,
+    "train_step-aside": aside,
+    "train_head": head,
     "train_gpu": on_a_gpu,
 }
 

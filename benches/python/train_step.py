@@ -3,7 +3,8 @@
 Each tool runs in a process of its own, float32, two threads; processes take turns, a step each,
 after a warm-up, so that a noisy minute hits all of them. The matrix-product peak of the machine is
 measured in the same run, between the steps, and each figure is also given as a share of it. What
-is compared first: every tool's loss begins at ln(vocabulary), within a tenth.
+is compared first: every tool's loss begins at ln(vocabulary), within a tenth. Each table has a
+record of its own.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 import harness
+from lmkit.presets import PRESETS
 from train_peers import MAKERS, Shape, batch_of
 
 THREADS = 2
@@ -115,6 +117,16 @@ def report(shape: Shape, steps: Mapping[str, Sequence[Mapping[str, float]]]) -> 
     return rows
 
 
+def projected(name: str, shape: Shape, rows: Sequence[tuple]) -> dict[str, float]:  # type: ignore[type-arg]
+    """Seconds that all steps of the preset of this name take at each tool's pace."""
+    steps = PRESETS.get(name, {}).get("max_iters", 0)
+    tokens = steps * shape.batch * shape.context
+    found = {tool: tokens / rate for tool, rate, *_ in rows if steps}
+    for tool, seconds in found.items():
+        print(f"{steps:,} steps with {tool}: {seconds / 3600:.1f} h")
+    return found
+
+
 def aside(rounds: int) -> dict[str, list[float]]:
     """Seconds a save stalls the loop and takes in all, and an evaluation against forward passes."""
     import tempfile
@@ -167,22 +179,30 @@ def main() -> None:
     parser.add_argument("--tables", nargs="*", default=[*TABLES, "aside"])
     parser.add_argument("--tools", nargs="*", help="of each table, only these")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--trial", action="store_true", help="one round, and no record is kept")
     options = parser.parse_args()
     if options.worker:
         worker(options.worker, TABLES[options.tables[0]][0])
         return
-    record: dict[str, object] = {}
+    rounds = 1 if options.trial else options.rounds
     for name in options.tables:
         if name == "aside":
-            record[name] = aside(options.rounds)
+            keep(name, {name: aside(rounds)}, trial=options.trial)
             continue
         shape, tools = TABLES[name]
         print(f"\n{name}: batch {shape.batch} x {shape.context}, {THREADS} threads, float32\n")
         chosen = [tool for tool in tools if not options.tools or tool in options.tools]
-        steps = measure(name, chosen, options.rounds)
-        record[name] = {"shape": vars(shape), "table": report(shape, steps), "steps": steps}
-    only = "" if len(options.tables) > len(TABLES) else f"-{options.tables[0]}"
-    harness.keep(f"train_step{only}", record, ("torch", "transformers"))
+        steps = measure(name, chosen, rounds)
+        table = report(shape, steps)
+        record = {"shape": vars(shape), "table": table, "steps": steps}
+        record["projected_s"] = projected(name, shape, table)
+        keep(name, {name: record}, trial=options.trial)
+
+
+def keep(table: str, record: Mapping[str, object], *, trial: bool) -> None:
+    """Write a table's record, unless it was a trial."""
+    if not trial:
+        harness.keep(f"train_step-{table}", record, ("torch", "transformers"))
 
 
 if __name__ == "__main__":
