@@ -20,11 +20,13 @@ from torch.nn import functional
 
 # The target of a position that does not count: torch's own choice.
 IGNORED = -100
-# Below this many logits the plain way is as fast, and its memory is no burden.
+# Below this many logits their memory is no burden. Above it chunks took, in CPU time of one thread
+# with AVX-512, 4,096 rows, forward and backward, 0.8 of what whole logits do at 10,000 tokens where
+# nothing is compiled; compiled, 1.05 there and 1.1 at 50,000. benches/python/train_head.py tells.
 CHUNKED_FROM_LOGITS = 1 << 24
-# Logits of one chunk: 32 MiB in float32. On two cores 2^22 to 2^24 differ by a tenth, and whole
-# logits take 1.6 times as long at a vocabulary of 10,000, 3 times at 50,000.
-CHUNK_LOGITS = 1 << 23
+# Logits of one chunk: 64 MiB in float32. At 50,000 tokens 2^23 took a tenth longer, as each chunk
+# goes over the weight's whole gradient; 2^25 and 2^26 were no faster.
+CHUNK_LOGITS = 1 << 24
 # Accelerators want taller matrix products than cores do,
 ACCELERATOR_CHUNK_LOGITS = 1 << 26
 # with sides of whole tiles.
