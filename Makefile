@@ -74,6 +74,7 @@ bench: setup  ## Measure against the peers (half an hour); writes benches/result
 	$(BIN)/python benches/python/encode_large.py
 	$(BIN)/python benches/python/journal.py
 	$(BIN)/python benches/python/learn_merges.py
+	$(BIN)/python benches/python/sharded_reading.py
 	$(MAKE) bench-train
 
 bench-train: setup  ## Measure training against the peers: speed, memory, learning; writes benches/results/.

@@ -1,6 +1,5 @@
 """Data sets of shards, made of ids by hand, for the tests of those that read them."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -90,7 +89,7 @@ def _write_shard(
         smallest_id=int(ids.min()) if len(ids) else None,
         largest_id=int(ids.max()) if len(ids) else None,
     )
-    sidecar = dataclasses.asdict(entry) | {
+    sidecar = entry._asdict() | {
         "format": 1,
         "dtype": ids.dtype.name,
         "modified_ns": place.stat().st_mtime_ns,

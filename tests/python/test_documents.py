@@ -344,3 +344,30 @@ def test_what_is_wrong_with_document_ends_is_named(folder: Path, damage, error, 
     with pytest.raises(error, match=sentence) as raised:
         tokens.documents.windows(20)
     assert DOCS in str(raised.value)
+
+
+def test_shards_as_tokenize_makes_them(tmp_path: Path):
+    """The ids, the documents and the windows of `lmkit tokenize --shards` are those of one file."""
+    text = Path(__file__).parents[1] / "data" / "stories.txt"
+    tokenizer = lmkit.Tokenizer.train(text, vocab_size=300)
+    tokenizer.save(tmp_path / "tokenizer")
+    lmkit.tokenize(text, tmp_path / "one.npy", tokenizer)
+    given = {
+        "data_path": text,
+        "tokenizer": tmp_path / "tokenizer",
+        "output_path": tmp_path / "set",
+    }
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    done = CliRunner().invoke(main, ["tokenize", *words, "--shards", "3", "--quiet"])
+    assert done.exit_code == 0, done.output
+    ids = np.asarray(lmkit.open_tokens(tmp_path / "one.npy"))
+    many = of_shards(tmp_path / "set")
+    assert len(many.tokens.manifest.shards) == 3
+    assert np.asarray(many.tokens).tolist() == ids.tolist()
+    (end_id,) = tokenizer.encode("<|endoftext|>")
+    one = DocumentTokens(Reader(ids), documents_of_file(Reader(ids), end_id))
+    options = {"batch_size": 64, "context_length": 32}
+    for sampling in ("random", "epoch"):
+        spans = [TokenBatches(t, **options, sampling=sampling).spans(1) for t in (one, many)]
+        assert spans[0].starts.tolist() == spans[1].starts.tolist()
+        assert spans[0].stops.tolist() == spans[1].stops.tolist()
