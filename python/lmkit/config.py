@@ -13,7 +13,6 @@ no torch.
 from __future__ import annotations
 
 import dataclasses
-import math
 import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from lmkit.byte_size import byte_size
 from lmkit.errors import UsageError
 from lmkit.presets import expand_preset
+from lmkit.rope_scaling import RopeScaling
 from lmkit.setting import Setting, check_settings, near_miss, own_settings, setting, shown
 
 if TYPE_CHECKING:
@@ -37,44 +37,6 @@ GROUPS: dict[str, str] = {
     "device": "Device",
     "sampling": "Sampling",
 }
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """How Llama 3.1 slows rotary positions down, by the names of Hugging Face.
-
-    Attributes:
-        factor: slow pairs turn this many times slower.
-        low_freq_factor: slow are those that turn fewer times than this over the length,
-        high_freq_factor: as they were stay those that turn more often than this.
-        original_max_position_embeddings: the length.
-    """
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
-
-    @classmethod
-    def parse(cls, text: str) -> RopeScaling:
-        """What is typed, such as ``8,1,4,8192``, to what it means."""
-        try:
-            factor, low, high, length = (float(part) for part in text.split(","))
-        except ValueError:
-            factor = low = high = length = 0.0
-        if not (1 <= factor < math.inf and 0 < low < high < math.inf and length.is_integer()):
-            raise UsageError(
-                "--rope_scaling must be four numbers FACTOR,LOW,HIGH,LENGTH such as 8,1,4,8192, "
-                f"FACTOR at least 1 and LOW below HIGH, not {text!r}"
-            )
-        if length < 1:
-            raise UsageError(f"--rope_scaling: the length must be at least 1, not {length:g}")
-        return cls(factor, low, high, int(length))
-
-    def __str__(self) -> str:
-        numbers = (self.factor, self.low_freq_factor, self.high_freq_factor)
-        shown = ",".join(f"{n:.17g}" for n in numbers)
-        return f"{shown},{self.original_max_position_embeddings}"
 
 
 @dataclass(frozen=True, repr=False)

@@ -29,6 +29,7 @@ MODULES = [
     "lmkit",
     "lmkit.byte_size",
     "lmkit.config",
+    "lmkit.rope_scaling",
     "lmkit.token_file",
     "lmkit.tokenize_files",
     "lmkit.tokenizer",

@@ -16,6 +16,8 @@ from lmkit.errors import LmkitError, MalformedError, MismatchError, MissingFileE
 from lmkit.lm import load_model
 from lmkit.lm.export import export_model
 from lmkit.lm.foreign_model import import_model
+from lmkit.lm.huggingface_config import from_huggingface_config
+from lmkit.lm.model import Transformer
 from lmkit.lm.trainer import Trainer
 from lmkit.tokenizer import Tokenizer
 from tiny_models import BASE, KINDS, checkpoint_of, random_model, shape, small_tokenizer, some_ids
@@ -138,6 +140,50 @@ def test_the_rotary_base_is_read_in_the_old_spelling_and_the_new(copy, tmp_path)
         edit(copy, **spelling)
         found.append(import_model(copy, tmp_path / str(number)).config.rope_theta)
     assert found == [123.0, 123.0, 10_000.0]
+
+
+# What config.json of well-known models says, but for fields that lmkit need not look at.
+WELL_KNOWN = {
+    "Llama-3.2-1B": (
+        '{"model_type":"llama","attention_bias":false,"mlp_bias":false,"head_dim":64,'
+        '"hidden_act":"silu","hidden_size":2048,"intermediate_size":8192,'
+        '"max_position_embeddings":131072,"num_attention_heads":32,"num_hidden_layers":16,'
+        '"num_key_value_heads":8,"pretraining_tp":1,"rms_norm_eps":1e-05,"rope_scaling":{'
+        '"factor":32.0,"high_freq_factor":4.0,"low_freq_factor":1.0,'
+        '"original_max_position_embeddings":8192,"rope_type":"llama3"},"rope_theta":500000.0,'
+        '"tie_word_embeddings":true,"vocab_size":128256}',
+        {"rope_scaling": "32,1,4,8192", "n_kv_heads": 8, "tie_embeddings": True, "d_ff": 8192},
+        1_235_814_400,
+    ),
+    "Qwen3-0.6B": (
+        '{"model_type":"qwen3","attention_bias":false,"head_dim":128,"hidden_act":"silu",'
+        '"hidden_size":1024,"intermediate_size":3072,"max_position_embeddings":40960,'
+        '"max_window_layers":28,"num_attention_heads":16,"num_hidden_layers":28,'
+        '"num_key_value_heads":8,"rms_norm_eps":1e-06,"rope_scaling":null,"rope_theta":1000000,'
+        '"sliding_window":null,"tie_word_embeddings":true,"use_sliding_window":false,'
+        '"vocab_size":151936}',
+        {"head_dim": 128, "qk_norm": True, "norm_eps": 1e-6, "rope_theta": 1e6},
+        596_049_920,
+    ),
+    "SmolLM2-135M": (
+        '{"model_type":"llama","attention_bias":false,"hidden_act":"silu","hidden_size":576,'
+        '"intermediate_size":1536,"is_llama_config":true,"max_position_embeddings":8192,'
+        '"num_attention_heads":9,"num_hidden_layers":30,"num_key_value_heads":3,'
+        '"pretraining_tp":1,"rms_norm_eps":1e-05,"rope_interleaved":false,"rope_scaling":null,'
+        '"rope_theta":100000,"tie_word_embeddings":true,"vocab_size":49152}',
+        {"n_kv_heads": 3, "head_dim": None, "norm_eps": 1e-5, "rope_scaling": None},
+        134_515_008,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WELL_KNOWN)
+def test_shapes_of_well_known_models(name):
+    text, expected, parameters = WELL_KNOWN[name]
+    config = from_huggingface_config(json.loads(text), "config.json")
+    assert {field: getattr(config, field) for field in expected} == expected
+    with torch.device("meta"):
+        assert Transformer(config).parameter_count() == parameters
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lmkit.config import ModelConfig, RopeScaling, from_dict
+from lmkit.config import ModelConfig, from_dict
 from lmkit.durable import refused
 from lmkit.errors import MalformedError, MissingFileError, UsageError
+from lmkit.rope_scaling import RopeScaling
 from lmkit.setting import own_settings
 
 # model_type -> its class for language models.

@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from lmkit.config import RopeScaling
+from lmkit.rope_scaling import RopeScaling
 
 
 def scaled(frequency_P: Tensor, scaling: RopeScaling) -> Tensor:
