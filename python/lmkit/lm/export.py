@@ -7,7 +7,6 @@ of transformers, nothing is written and the error says what is in the way.
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -273,7 +272,7 @@ def _write_folder(
         "tokenizer_config.json": _tokenizer_config(source, None if end is None else end[0]),
     }
     with durable_folder(target) as folder:
-        (folder / "tokenizer.json").write_bytes(_tokenizer_file(source.tokenizer, folder))
+        _write_tokenizer(source.tokenizer, folder / "tokenizer.json")
         for name, content in documents.items():
             text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
             (folder / name).write_text(text, encoding="utf-8")
@@ -305,26 +304,16 @@ def _tokenizer_config(source: Source, end: str | None) -> dict[str, Any]:
     return content if end is None else content | {"bos_token": end, "eos_token": end}
 
 
-def _tokenizer_file(tokenizer: Tokenizer, folder: Path) -> bytes:
-    """The ``tokenizer.json`` that gives the same ids."""
-    place = folder / "tokenizer"
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        tokenizer.save(place)
-    path = place / "tokenizer.json"
+def _write_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Write the ``tokenizer.json`` that gives the same ids."""
     try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        # The sentence begins with the folder's name, which is a temporary one.
-        reason = str(said[0].message).partition(": ")[2] if said else "no tokenizer.json"
+        tokenizer.save(path, format="huggingface")
+    except UsageError as error:
+        reason = str(error).removeprefix(f"{path}: ")  # which is a temporary one
         raise UsageError(
             f"transformers cannot have this model's tokenizer: {reason}",
             hint="--format safetensors exports the weights without it",
         ) from error
-    finally:
-        for file in place.iterdir():
-            file.unlink()
-        place.rmdir()
 
 
 def _ignore(_sentence: str) -> None:
