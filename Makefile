@@ -8,7 +8,7 @@ SOURCES = pyproject.toml Cargo.toml Cargo.lock $(shell find rust -name '*.rs')
 # nextest where it is found, cargo's own runner elsewhere.
 CARGO_TEST = $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run --no-fail-fast" || echo "cargo test --no-fail-fast")
 
-.PHONY: help setup demo format lint test test-all fuzz bench bench-train bench-gpu cov wheel readme clean
+.PHONY: help setup demo format lint test test-all docs fuzz bench bench-train bench-gpu cov wheel readme clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -97,14 +97,15 @@ cov: setup  ## Measure test coverage (needs cargo-llvm-cov).
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pytest-cov
 	$(BIN)/python -m pytest --cov=lmkit --cov-branch -m "not slow and not gpu and not peers"
 
-wheel: setup  ## Build the wheel, install it in an empty environment and run the demo there.
+docs: setup  ## Build the documentation site in site/, strictly: a link that leads nowhere is an error.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+wheel: setup  ## Build wheel and sdist, install each in an empty environment and run README's commands there.
 	rm -rf dist
-	PYO3_PYTHON=$(abspath $(BIN)/python) $(BIN)/maturin build --release --locked --out dist
-	$(PYTHON) -m venv dist/venv
-	dist/venv/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
-	cd dist && venv/bin/lmkit --version && venv/bin/lmkit demo --steps 20 --output_path demo --force
-	rm -rf dist/venv dist/demo
+	PYO3_PYTHON=$(abspath $(BIN)/python) $(BIN)/maturin build --release --locked --sdist --out dist
+	$(BIN)/python tests/try_package.py --python $(PYTHON) dist/*.whl dist/*.tar.gz
 	@ls -l dist
 
 clean:  ## Remove what was built (not .venv).
-	rm -rf target fuzz/target dist python/lmkit/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf target fuzz/target dist site python/lmkit/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
