@@ -18,7 +18,7 @@ def byte_size(amount: str | int, flag: str) -> int:
     Raises:
         UsageError: ``amount`` is no such thing.
 
-    Example:
+    Examples:
         >>> byte_size("4G", "--memory_limit")
         4294967296
     """

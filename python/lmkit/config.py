@@ -48,7 +48,7 @@ class ModelConfig:
     Raises:
         UsageError: a field is out of range, or two do not fit each other; it names the flag.
 
-    Example:
+    Examples:
         >>> shape = ModelConfig(vocab_size=1000, d_model=256, n_layers=4, n_heads=4, d_ff=704)
         >>> shape.d_head
         64
@@ -161,7 +161,7 @@ class TrainConfig:
     Raises:
         UsageError: a field is out of range, or two do not fit each other; it names the flag.
 
-    Example:
+    Examples:
         >>> config = TrainConfig(
         ...     tokenizer="tokenizer/", train_data="train.npy", batch_size=16, max_time="3h50m"
         ... )

@@ -133,7 +133,7 @@ class TokenReader:
         MissingFileError: there is no such file.
         MalformedError: it is no token file, or is not as long as header or sidecar say.
 
-    Example:
+    Examples:
         >>> with TokenReader("train.npy") as reader:
         ...     reader.read(0, 4).shape
         (4,)

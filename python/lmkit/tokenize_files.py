@@ -67,7 +67,7 @@ def tokenize(
         MismatchError: the run to resume had another tokenizer, other options or other inputs.
         SystemRefusedError: the system refused a read or a write.
 
-    Example:
+    Examples:
         >>> from lmkit import Tokenizer, open_tokens
         >>> summary = tokenize("raw_text.txt", "tokens.npy", Tokenizer.load("tokenizer/"))
         >>> summary["tokens"] == len(open_tokens("tokens.npy"))

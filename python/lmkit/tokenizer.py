@@ -50,7 +50,7 @@ class Tokenizer:
             there twice, an id does not fit an int32.
         UsageError: the pattern is no regular expression, a special token is empty or given twice.
 
-    Example:
+    Examples:
         >>> vocab = {byte: bytes([byte]) for byte in range(256)} | {256: b"he"}
         >>> tok = Tokenizer(vocab, [(b"h", b"e")], special_tokens=["<|endoftext|>"])
         >>> tok.encode("hehe<|endoftext|>")
@@ -132,7 +132,7 @@ class Tokenizer:
                 other ids; the message names it.
             UsageError: a special token has another id in the vocabulary.
 
-        Example:
+        Examples:
             >>> Tokenizer.load("tokenizer/") == Tokenizer.load("tokenizer/tokenizer.json")
             True
         """
@@ -232,7 +232,7 @@ class Tokenizer:
                 different pretokens do not fit into ``memory_limit``, or another argument cannot be
                 used.
 
-        Example:
+        Examples:
             >>> tok = Tokenizer.train(texts=["low lower lowest"], vocab_size=259)
             >>> tok.merges
             [(b'o', b'w'), (b'l', b'ow')]
@@ -308,7 +308,7 @@ class Tokenizer:
                 exists (and is not a tokenizer, or ``force`` is off).
             SystemRefusedError: the system refused a write.
 
-        Example:
+        Examples:
             >>> tok = Tokenizer.train(texts=["low lower lowest"], vocab_size=259)
             >>> tok.save("low_tokenizer")
             >>> Tokenizer.load("low_tokenizer") == tok
@@ -331,7 +331,7 @@ class Tokenizer:
             MalformedError: a lone surrogate, with its index.
             UsageError: a special token in the text with ``special="error"``.
 
-        Example:
+        Examples:
             >>> tok = Tokenizer.train(texts=["low lower lowest"], vocab_size=259)
             >>> tok.encode("lower<|endoftext|>")
             [257, 68, 81, 258]
@@ -362,7 +362,7 @@ class Tokenizer:
             ``(ids, offsets)``: int32 ids of all texts in a row, and int64 offsets of shape
             (len(texts) + 1,); text i has ``ids[offsets[i]:offsets[i + 1]]``.
 
-        Example:
+        Examples:
             >>> tok = Tokenizer.train(texts=["low lower lowest"], vocab_size=259)
             >>> ids, offsets = tok.encode_batch(["low", "", "lower"])
             >>> ids.tolist(), offsets.tolist()
@@ -379,7 +379,7 @@ class Tokenizer:
         stretch of text that no token boundary divides. Works on the calling thread, in memory that
         was taken when the tokenizer was made.
 
-        Example:
+        Examples:
             >>> tok = Tokenizer.train(texts=["low lower lowest"], vocab_size=259)
             >>> list(tok.encode_iterable(["lo", "w", "er"])) == tok.encode("lower")
             True
@@ -395,7 +395,7 @@ class Tokenizer:
         Raises:
             MalformedError: an id that is not in the vocabulary, with its index.
 
-        Example:
+        Examples:
             >>> tok = Tokenizer.train(texts=["low lower lowest"], vocab_size=259)
             >>> tok.decode([257, 68, 81])
             'lower'
@@ -409,7 +409,7 @@ class Tokenizer:
     def stream_decoder(self) -> _core.StreamDecoder:
         """A decoder for ids that come one by one; it holds back characters that are not whole.
 
-        Example:
+        Examples:
             >>> tok = Tokenizer({byte: bytes([byte]) for byte in range(256)}, [])
             >>> decoder = tok.stream_decoder()
             >>> [decoder.push(token_id) for token_id in tok.encode("é!")] + [decoder.finish()]

@@ -33,7 +33,7 @@ def open_tokens(path: FilePath) -> "np.memmap[Any, np.dtype[np.integer[Any]]] | 
         MalformedError: it is no token file, or is not as long as header or sidecar say; or the
             manifest is none.
 
-    Example:
+    Examples:
         >>> tokens = open_tokens("train.npy")
         >>> tokens.ndim, tokens.dtype.name, tokens.flags.writeable
         (1, 'int32', False)

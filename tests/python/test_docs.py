@@ -21,13 +21,20 @@ def shell_lines(markdown: str) -> list[str]:
     return lines
 
 
+def words_of(part: str) -> list[str]:
+    try:
+        return shlex.split(part, comments=True)
+    except ValueError:  # the end of a quotation that began outside of it
+        return part.replace("'", " ").replace('"', " ").split()
+
+
 def commands_of(markdown: str) -> list[list[str]]:
     """What follows each ``lmkit`` in blocks of shell, and in text set as code."""
     inline = re.findall(r"`(lmkit [^`]*)`", re.sub(r"```.*?```", "", markdown, flags=re.DOTALL))
     found = []
     for line in [*shell_lines(markdown), *inline]:
         for part in re.split(r"[|;&]|\$\(", line):
-            words = shlex.split(part.strip().rstrip(')"'), comments=True) if part.strip() else []
+            words = words_of(part)
             while words and "=" in words[0]:
                 words.pop(0)
             if words[:1] == ["lmkit"]:

@@ -110,7 +110,7 @@ def load_model(
         MissingFileError: there is no checkpoint.
         MismatchError: it is damaged, or is not of a run.
 
-    Example:
+    Examples:
         >>> model, tokenizer = load_model("checkpoints/")
         >>> model.training, model.context_length
         (False, 32)

@@ -126,7 +126,7 @@ def export_model(
         MismatchError: the checkpoint is damaged, or is not of a run.
         SystemRefusedError: the system refused a write.
 
-    Example:
+    Examples:
         >>> exported = export_model("checkpoints/", "for_others", dtype="bfloat16")
         >>> exported.architecture, exported.files[:2]
         ('llama', ('README.md', 'config.json'))

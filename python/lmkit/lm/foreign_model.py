@@ -95,7 +95,7 @@ def import_model(
         MismatchError: weights, configuration and tokenizer do not belong together.
         UsageError: the folder holds a run, or an argument has no effect or is out of range.
 
-    Example:
+    Examples:
         >>> made = import_model("my_model/", "another_run")
         >>> made.checkpoint, made.kind, made.iteration
         ('another_run/checkpoint_0.pt', 'llama', 0)

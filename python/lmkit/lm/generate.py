@@ -79,7 +79,7 @@ def generate(
         UsageError: an argument is out of range, or the prompt is empty and nothing begins a text.
         MismatchError: the tokenizer is not the model's.
 
-    Example:
+    Examples:
         >>> from lmkit.lm import load_model
         >>> model, tokenizer = load_model("checkpoints/")
         >>> pieces = generate(model, tokenizer, "Once", max_new_tokens=8, temperature=0.8, seed=1)

@@ -36,7 +36,7 @@ _ROTATED = ("q_proj.weight", "k_proj.weight", "q_norm.weight", "k_norm.weight")
 def huggingface_name(name: str) -> str:
     """What Hugging Face calls the parameter that lmkit calls ``name``.
 
-    Example:
+    Examples:
         >>> huggingface_name("layers.3.ffn.w1.weight")
         'model.layers.3.mlp.gate_proj.weight'
     """

@@ -263,7 +263,7 @@ class Transformer(nn.Module):
     Raises:
         UsageError: more ids are given than there are positions.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = Transformer(ModelConfig(vocab_size=300, d_model=64, n_layers=2, n_heads=4))
         >>> ids = torch.tensor([[5, 17, 42, 7]])

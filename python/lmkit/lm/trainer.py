@@ -52,7 +52,7 @@ class Trainer:
         exit_code: what the command line ends with: 0, or 130 or 143 after a signal.
         model, optimizer, config, device: what the run has, from ``train`` on.
 
-    Example:
+    Examples:
         >>> from lmkit.lm import ModelConfig
         >>> shape = ModelConfig(vocab_size=300, d_model=32, n_layers=1, n_heads=2, d_ff=64)
         >>> trainer = Trainer(

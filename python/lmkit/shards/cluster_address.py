@@ -11,7 +11,7 @@ def local_workers(address: str) -> int | None:
     Raises:
         UsageError: it is neither.
 
-    Example:
+    Examples:
         >>> local_workers("local:4"), local_workers("tcp://10.0.0.7:8786")
         (4, None)
     """

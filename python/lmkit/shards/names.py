@@ -16,7 +16,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 def shard_name(number: int, count: int) -> str:
     """The name of shard ``number`` (from 0) of ``count``, without an ending.
 
-    Example:
+    Examples:
         >>> shard_name(17, 512)
         'shard_00017_of_00512'
     """

@@ -41,7 +41,7 @@ def tokenize_shard(
         MismatchError: ``folder`` holds shards of another plan.
         LmkitError: as `lmkit.tokenize`; nothing of the shard is put in place then.
 
-    Example:
+    Examples:
         >>> for number in range(8):                          # on any machine, in any order
         ...     tokenize_shard("texts/", "data", tok, number, 8)    # doctest: +SKIP
         >>> finalize("data")                                 # doctest: +SKIP

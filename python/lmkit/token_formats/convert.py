@@ -92,7 +92,7 @@ def convert(
         MismatchError: the ids were made with another tokenizer.
         UsageError: an output exists, or options that do not go together.
 
-    Example:
+    Examples:
         >>> convert("train.npy", "train", to_format="megatron", end_of_document="50256")
         ... # doctest: +SKIP
     """
