@@ -79,7 +79,7 @@ def command(
     any. The checkpoint knows its tokenizer; the file must have been made with it.
 
     \b
-    Examples:
+    Example:
       lmkit evaluate --checkpoint checkpoints/ --data val_data.npy
     """
     from lmkit.lm import load_model
