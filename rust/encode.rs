@@ -47,6 +47,8 @@ pub struct Tokenizer {
     serial: u64,
     /// Made ready so that an encode call finds its buffers.
     scratches: Mutex<Vec<Scratch>>,
+    /// What the threads of a shard leave to those of the next, with the bytes of each cache.
+    warm: Mutex<Vec<(usize, Scratch)>>,
     threads: Mutex<Option<Threads>>,
 }
 
@@ -86,6 +88,7 @@ impl Tokenizer {
             ],
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             scratches: Mutex::new(Vec::new()),
+            warm: Mutex::new(Vec::new()),
             threads: Mutex::new(None),
             vocabulary,
             specials,
@@ -163,6 +166,26 @@ impl Tokenizer {
             merge: MergeScratch::new(),
             round: Round::new(),
         })
+    }
+
+    /// Buffers that [`Tokenizer::leave_warm`] kept, or new ones: a cache that knows the text already
+    /// saves a shard the time to fill its own.
+    pub(crate) fn warm_scratch(&self, cache_bytes: usize) -> Result<Scratch> {
+        let kept = self.warm.try_lock().ok().and_then(|mut warm| {
+            let place = warm.iter().position(|(bytes, _)| *bytes == cache_bytes)?;
+            Some(warm.swap_remove(place).1)
+        });
+        kept.map_or_else(|| self.scratch_with(cache_bytes), Ok)
+    }
+
+    /// Keeps buffers for the next shard; all that are kept have caches of at most `most` bytes.
+    pub(crate) fn leave_warm(&self, cache_bytes: usize, scratch: Scratch, most: usize) {
+        if let Ok(mut warm) = self.warm.try_lock() {
+            warm.push((cache_bytes, scratch));
+            while warm.iter().map(|(bytes, _)| bytes).sum::<usize>() > most {
+                warm.remove(0);
+            }
+        }
     }
 
     /// The ids of `text`.

@@ -288,12 +288,31 @@ impl Job<'_, '_> {
     fn encode_slices(&self, empty: &Receiver<Output>, done: &Sender<Output>) {
         let _alarm = Alarm(done);
         let cache_bytes = (CACHES / encoders(self.options)).clamp(1 << 20, CACHE_BYTES);
-        let mut scratch = self.tokenizer.scratch_with(cache_bytes);
+        let mut scratch = if self.options.is_shard {
+            self.tokenizer.warm_scratch(cache_bytes)
+        } else {
+            self.tokenizer.scratch_with(cache_bytes)
+        };
+        self.encode_with(&mut scratch, cache_bytes, empty, done);
+        if let Ok(scratch) = scratch
+            && self.options.is_shard
+        {
+            self.tokenizer.leave_warm(cache_bytes, scratch, CACHES);
+        }
+    }
+
+    fn encode_with(
+        &self,
+        scratch: &mut Result<Scratch>,
+        cache_bytes: usize,
+        empty: &Receiver<Output>,
+        done: &Sender<Output>,
+    ) {
         let mut slice = Slice::default();
         // Either channel closes early only because writing has ended.
         while let Ok(mut output) = empty.recv() {
             output.clear();
-            let encoded = match (&mut scratch, self.slices.next(&mut slice)) {
+            let encoded = match (&mut *scratch, self.slices.next(&mut slice)) {
                 (_, Ok(false)) => return,
                 (Ok(scratch), Ok(true)) => self.encode(&slice, scratch, &mut output),
                 (_, Err(error)) => Err(error),

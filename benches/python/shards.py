@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import corpora
 import harness
 import vocabularies
 
-MEGABYTES, SHARDS = 2000, 32
+MEGABYTES, SHARDS = 2000, 16
 TRIAL_MB, TRIAL_SHARDS = 40, 8
 WORKERS = 2
 ONE_FILE = "one process, one file"
@@ -91,6 +91,16 @@ def compare(work: Path) -> int:
     return len(whole)
 
 
+def at_work(out: Path) -> list[tuple[str, str]]:
+    """The private folders of those who make shards, and the shards."""
+    found = []
+    for work in out.glob(".*.lmkit-tmp"):
+        with suppress(FileNotFoundError):  # it was finished meanwhile
+            names = [path.name for path in work.iterdir() if path.name.startswith(".shard")]
+            found += [(work.name, name.split(".")[1]) for name in names]
+    return found
+
+
 def kill_one(words: list[str], out: Path, shards: int) -> dict[str, Any]:
     """Kill a worker in the middle of its second shard or a later one; count attempts at shards."""
     remove(out)
@@ -99,12 +109,12 @@ def kill_one(words: list[str], out: Path, shards: int) -> dict[str, Any]:
     start = time.perf_counter()
     with subprocess.Popen(words) as process:
         while process.poll() is None:
-            for path in out.glob(".*.lmkit-tmp/.shard*.npy.*"):
-                attempts.add((path.parent.name, path.name.split(".")[1]))
-                pid = int(path.parent.name.split(".")[2])
+            for folder, shard in at_work(out):
+                attempts.add((folder, shard))
+                pid = int(folder.split(".")[2])
                 if killed is None and pid != process.pid and any(out.glob("*.receipt.json")):
                     os.kill(pid, signal.SIGKILL)
-                    killed = path.name.split(".")[1]
+                    killed = shard
             time.sleep(0.002)
     if process.returncode or killed is None:
         sys.exit("error: the run in which a worker is killed failed")

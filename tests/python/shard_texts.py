@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,17 @@ def joined(folder: Path) -> "np.ndarray[Any, Any]":
         assert (ids.min(), ids.max()) == (shard.smallest_id, shard.largest_id) if len(ids) else True
         parts.append(ids)
     return np.concatenate(parts)
+
+
+def at_work(folder: Path) -> list[tuple[int, str]]:
+    """Who is making which shard: numbers of processes, and names of unfinished files."""
+    found = []
+    for work in folder.glob(".*.lmkit-tmp"):
+        with suppress(FileNotFoundError):  # it was finished meanwhile
+            pid = int(work.name.split(".")[2])
+            names = [path.name for path in work.iterdir()]
+            found += [(pid, name) for name in names if name.startswith(".shard")]
+    return found
 
 
 def contents(folder: Path) -> dict[str, bytes]:

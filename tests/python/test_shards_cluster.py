@@ -24,7 +24,8 @@ from lmkit.errors import MismatchError, SystemRefusedError, UsageError
 from lmkit.shards.data_set import begin
 from lmkit.shards.encode_shard import ShardTask
 from lmkit.shards.make_plan import ShardOptions, make_plan
-from shard_texts import END, contents, documents, lmkit_tokenize, refusal, train_tokenizer
+from lmkit.shards.work_folder import _is_alive
+from shard_texts import END, at_work, contents, documents, lmkit_tokenize, refusal, train_tokenizer
 
 SHARDS = 8
 
@@ -105,9 +106,8 @@ def test_a_worker_that_is_killed_costs_one_shard_and_changes_nothing(
 
     def kill_one_at_work() -> None:
         while not killed:
-            for path in out.glob(".*.lmkit-tmp"):
-                pid = int(path.name.split(".")[2])
-                if pid in pids and list(path.glob(".shard*")) and receipts(out):
+            for pid, _ in at_work(out):
+                if pid in pids and receipts(out):
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
                     before.update(receipts(out))
@@ -222,16 +222,16 @@ def test_an_interrupted_local_cluster_is_gone(text, tokenizer, whole, tmp_path):
     out = tmp_path / "out"
     run = words(text, tokenizer, out)
     with start(run, "--cluster", "local:2", "--num_threads", 1) as process:
-        while not (at_work := list(out.glob(".*.lmkit-tmp/.shard*"))):
+        while not (working := at_work(out)):
             assert process.poll() is None
             time.sleep(0.002)
-        pids = [int(path.parent.name.split(".")[2]) for path in at_work]
+        pids = [pid for pid, _ in working]
         process.send_signal(signal.SIGINT)
         _, complaints = process.communicate(timeout=60)
     assert process.returncode == 130
     assert complaints.endswith("the same command goes on from there\ninterrupted\n")
-    for pid in pids:
-        assert not Path(f"/proc/{pid}").exists()
+    while any(map(_is_alive, pids)):  # they were killed, which takes the system a moment
+        time.sleep(0.01)
     lmkit_tokenize(*run)
     assert contents(out) == whole
 

@@ -6,15 +6,13 @@ it is found.
 
 # mypy: disable-error-code="no-untyped-call"
 
-import logging
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from distributed import Client, LocalCluster
+from distributed import Client
 
 from lmkit import _core
+from lmkit.cluster.local import local_cluster
 from lmkit.errors import MismatchError, SystemRefusedError
 from lmkit.shards.cluster_address import local_workers
 
@@ -32,57 +30,40 @@ def connect(address: str) -> Iterator[Client]:
         MismatchError: a worker has another lmkit than this process, or none.
     """
     workers = local_workers(address)
-    if workers is not None:
-        with _local(workers) as client:
+    if workers is None:
+        with _client(address, address) as client:
             yield client
-        return
-    try:
-        client = Client(address, timeout=_SECONDS_TO_CONNECT, set_as_default=False)
-    except OSError as error:
-        raise SystemRefusedError(
-            f"--cluster {address}: no Dask scheduler answers there",
-            hint="start one with: dask scheduler; then dask worker ADDRESS on each machine",
-        ) from error
-    try:
-        _wait_for_workers(client, address)
-        check_versions(client)
-        yield client
-    finally:
-        with suppress(TimeoutError):
-            client.close(timeout=_SECONDS_TO_CLOSE)
+    else:
+        with local_cluster(workers) as scheduler, _client(scheduler, address) as client:
+            yield client
 
 
 @contextmanager
-def _local(workers: int) -> Iterator[Client]:
+def _client(scheduler: str, asked: str) -> Iterator[Client]:
     try:
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=0,  # each keeps to its own ceiling
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs={"dashboard": False},
-            silence_logs=logging.CRITICAL,
-        )
-    except (OSError, RuntimeError) as error:
-        raise SystemRefusedError(f"--cluster local:{workers}: cannot start it: {error}") from error
-    client = Client(cluster, set_as_default=False)
+        client = Client(scheduler, timeout=_SECONDS_TO_CONNECT, set_as_default=False)
+    except OSError as error:
+        raise SystemRefusedError(
+            f"--cluster {asked}: no Dask scheduler answers there",
+            hint="start one with: dask scheduler; then dask worker ADDRESS on each machine",
+        ) from error
     try:
+        _wait_for_workers(client, asked)
+        check_versions(client)
         yield client
-    finally:
-        _kill(cluster)
-        with suppress(TimeoutError):  # of a busy machine; what is left ends with this process
-            client.close(timeout=_SECONDS_TO_CLOSE)
-            cluster.close(timeout=_SECONDS_TO_CLOSE)
+    except (KeyboardInterrupt, SystemExit):
+        # Whoever asks to leave does not wait for the scheduler, which notices that we have gone.
+        raise
+    except BaseException:
+        _close(client)
+        raise
+    else:
+        _close(client)
 
 
-def _kill(cluster: LocalCluster) -> None:
-    """End the workers at once, whatever they are at: what they have not finished does not exist."""
-    for nanny in list(cluster.workers.values()):
-        nanny.auto_restart = False
-        if nanny.pid:
-            with suppress(ProcessLookupError):
-                os.kill(nanny.pid, signal.SIGKILL)
+def _close(client: Client) -> None:
+    with suppress(TimeoutError):  # of a busy machine; it is closed with this process
+        client.close(timeout=_SECONDS_TO_CLOSE)
 
 
 def _wait_for_workers(client: Client, address: str) -> None:

@@ -55,11 +55,7 @@ def run_on_cluster(
         topic = f"lmkit-{tasks[0].plan}-{time.time_ns()}"
         client.register_plugin(BringTokenizer(tokenizer))
         client.subscribe_topic(topic, _listener(tally))
-        try:
-            yield from _run(client, tasks, tally, (topic, num_threads, method))
-        finally:
-            if client.status == "running":
-                client.unsubscribe_topic(topic)
+        yield from _run(client, tasks, tally, (topic, num_threads, method))
 
 
 def _listener(tally: Tally) -> Any:  # noqa: ANN401 - a callback of Dask's
