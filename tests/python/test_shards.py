@@ -398,6 +398,19 @@ def test_the_summary_counts_and_names_workers(text, tokenizer, tmp_path, capsys)
     assert receipt.worker.endswith(f"/{os.getpid()}")
 
 
+def test_what_is_no_text_is_passed_over_and_said(texts, tokenizer, tmp_path, capsys):
+    run = words(texts, tokenizer, tmp_path / "out")
+    for ways in (
+        [["--shards", "3"]],
+        [["--shard", f"{number}/3", "--force"] for number in range(3)],
+    ):
+        for options in ways:
+            call(["tokenize", *map(str, run), *options])
+        said = capsys.readouterr().err
+        assert said.count(f"Passed over {texts}/picture.bin: not a text file") == 1
+        assert said.count("Passed over 1 rows without text (null)") == 1
+
+
 def test_a_full_disk_leaves_nothing_of_the_shard(tokenizer, tmp_path):
     path = tmp_path / "raw.txt"
     path.write_text(END.join(documents(400, 6)), encoding="utf-8")

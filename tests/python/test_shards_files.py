@@ -74,6 +74,8 @@ RECEIPT = Receipt(
     lmkit="0.1.0",
     worker="here",
     seconds=1.5,
+    skipped=["picture.png"],
+    null_rows=3,
 )
 
 

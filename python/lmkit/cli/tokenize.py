@@ -17,7 +17,12 @@ from lmkit.cli.text_options import (
     num_threads_option,
     text_field_option,
 )
-from lmkit.cli.tokenize_shards import finalize_folder, is_asked_for, tokenize_shards
+from lmkit.cli.tokenize_shards import (
+    finalize_folder,
+    is_asked_for,
+    say_passed_over,
+    tokenize_shards,
+)
 from lmkit.cli.tokenizer_options import load_tokenizer, say_special, tokenizer_options
 from lmkit.errors import UsageError
 from lmkit.tokenizer import Tokenizer
@@ -202,10 +207,8 @@ def _say_plan(files: int, size: int, output: str, *, as_json: bool) -> None:
 
 
 def _say_summary(summary: dict[str, Any], output: str, *, as_json: bool, quiet: bool) -> None:
-    for path in [] if quiet else summary["skipped"]:
-        print(f"Passed over {path}: not a text file", file=sys.stderr)
-    if summary["null_rows"] and not quiet:
-        print(f"Passed over {summary['null_rows']:,} rows without text (null)", file=sys.stderr)
+    if not quiet:
+        say_passed_over(summary["skipped"], summary["null_rows"])
     if as_json:
         print(json.dumps({"output_path": output, **summary}))
         return

@@ -67,8 +67,6 @@ def tokenize_shards(
     if dry_run:
         _say_plan(planned, output, as_json=as_json)
         return
-    for path in [] if quiet else planned.skipped:
-        print(f"Passed over {path}: not a text file", file=sys.stderr)
     begin(planned, force=is_anew)
     if number is None:
         _make_all(planned, output, tokenizer, options, as_json=as_json, quiet=quiet)
@@ -140,6 +138,8 @@ def _make_all(
         **_summary(manifests, output, planned.val_folder),
         "found": len(found),
         "seconds": round(seconds, 3),
+        "skipped": planned.skipped + [path for one in made for path in one.skipped],
+        "null_rows": sum(one.null_rows for one in made),
         "workers": worker_shares(made),
     }
     _say_summary(summary, made, as_json=as_json, quiet=quiet)
@@ -200,6 +200,8 @@ def _make_one(
             method=options["method"],
             progress=progress,
         )
+    if not quiet:
+        say_passed_over(receipt.skipped, receipt.null_rows)
     if as_json:
         print(json.dumps(asdict(receipt)))
     elif not quiet:
@@ -257,9 +259,19 @@ def _summary(
     return told | ({"validation": {"output_path": str(val_folder), **counts(val)}} if val else {})
 
 
+def say_passed_over(skipped: Sequence[str], null_rows: int) -> None:
+    """Say on stderr which files and rows were no text."""
+    for path in skipped:
+        print(f"Passed over {path}: not a text file", file=sys.stderr)
+    if null_rows:
+        print(f"Passed over {null_rows:,} rows without text (null)", file=sys.stderr)
+
+
 def _say_summary(
     summary: dict[str, Any], made: "Sequence[Receipt]", *, as_json: bool, quiet: bool
 ) -> None:
+    if not quiet:
+        say_passed_over(summary.get("skipped", []), summary.get("null_rows", 0))
     if as_json:
         print(json.dumps(summary))
         return

@@ -122,8 +122,8 @@ def encode_shard(
             message = message.replace(f"{val_work.path.name}{os.sep}", "") if val_work else message
             raise type(error)(message, hint=error.hint) from error
         if val_work is not None:
-            _commit(task, val_work, summary["validation"], worker, summary["seconds"])
-        return _commit(task, work, summary, worker, summary["seconds"])
+            _commit(task, val_work, summary | summary["validation"], worker)
+        return _commit(task, work, summary, worker)
 
 
 def _check_worker(task: ShardTask, tokenizer: Tokenizer) -> None:
@@ -167,9 +167,7 @@ def _job(
     )
 
 
-def _commit(
-    task: ShardTask, work: WorkFolder, counts: Mapping[str, Any], worker: str, seconds: float
-) -> Receipt:
+def _commit(task: ShardTask, work: WorkFolder, counts: Mapping[str, Any], worker: str) -> Receipt:
     """Put a shard's files in place, and last of all its receipt."""
     tokens = task.name + task.suffix
     receipt = Receipt(
@@ -188,7 +186,9 @@ def _commit(
         largest_id=counts["largest_id"],
         lmkit=_core.__version__,
         worker=worker,
-        seconds=round(seconds, 3),
+        seconds=round(counts["seconds"], 3),
+        skipped=counts["skipped"],
+        null_rows=counts["null_rows"],
     )
     for name in (document_ends_name(task.name), f"{tokens}.json", tokens):
         work.publish(name)

@@ -38,6 +38,8 @@ class Receipt:
         lmkit: the version that made it.
         worker: who made it, as messages name it.
         seconds: how long that took.
+        skipped: files of folders that hold no text and were passed over.
+        null_rows: rows of tables without text, passed over.
     """
 
     plan: str
@@ -56,6 +58,8 @@ class Receipt:
     lmkit: str
     worker: str
     seconds: float
+    skipped: list[str]
+    null_rows: int
 
     def to_bytes(self) -> bytes:
         """The file's bytes."""
@@ -67,7 +71,12 @@ class Receipt:
         return self.name + self.suffix
 
 
-_KINDS: dict[object, type | tuple[type, ...]] = {str: str, int: int, float: (int, float)}
+_KINDS: dict[object, type | tuple[type, ...]] = {
+    str: str,
+    int: int,
+    float: (int, float),
+    list[str]: list,
+}
 _FIELDS = {field.name: _KINDS.get(field.type, (int, type(None))) for field in fields(Receipt)}
 
 
