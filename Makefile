@@ -73,6 +73,7 @@ bench: setup  ## Measure against the peers (half an hour); writes benches/result
 	$(BIN)/python benches/python/encode.py
 	$(BIN)/python benches/python/encode_large.py
 	$(BIN)/python benches/python/journal.py
+	$(BIN)/python benches/python/shards.py
 	$(BIN)/python benches/python/learn_merges.py
 	$(BIN)/python benches/python/sharded_reading.py
 	$(MAKE) bench-train
