@@ -354,6 +354,25 @@ def test_a_tokenizer_that_is_none_of_ours_is_refused(copy, tmp_path):
     import_model(copy, tmp_path / "run", tokenizer=tmp_path / "t")
 
 
+def test_what_is_not_kept_of_a_tokenizer_is_said(copy, tmp_path):
+    path = copy / "tokenizer.json"
+    content = json.loads(path.read_text())
+    begin = {"id": "<|other|>", "ids": [287], "tokens": ["<|other|>"]}
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "<|other|>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|other|>": begin},
+    }
+    path.write_text(json.dumps(content))
+    said = []
+    import_model(copy, tmp_path / "run", notice=said.append)
+    assert any("post" in sentence for sentence in said), said
+
+
 def test_a_tokenizer_larger_than_the_model_is_refused(llama, tmp_path):
     tokens = {b: bytes([b]) for b in range(256)} | {310: b"ab"}
     Tokenizer(tokens, [(b"a", b"b")]).save(tmp_path / "t")

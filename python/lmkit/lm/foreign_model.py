@@ -113,6 +113,8 @@ def import_model(
     kind, state = _read(path, os.fspath(source), given, tokenizer, tell)
     config = _checked(state["config"])
     found = _tokenizer(path, tokenizer, kind)
+    for remark in found.remarks:
+        tell(remark)
     _refuse_another_tokenizer(found, state.pop("fingerprint", None), config, os.fspath(source))
     state |= {"format": CHECKPOINT_FORMAT, "tokenizer": found.to_json()}
     with RunFolder(typed, tell) as folder:
