@@ -76,6 +76,7 @@ bench: setup  ## Measure against the peers (half an hour); writes benches/result
 	$(BIN)/python benches/python/shards.py
 	$(BIN)/python benches/python/learn_merges.py
 	$(BIN)/python benches/python/sharded_reading.py
+	$(BIN)/python benches/python/scale.py
 	$(MAKE) bench-train
 
 bench-train: setup  ## Measure training against the peers: speed, memory, learning; writes benches/results/.
@@ -83,6 +84,7 @@ bench-train: setup  ## Measure training against the peers: speed, memory, learni
 	$(BIN)/python benches/python/train_step.py
 	$(BIN)/python benches/python/train_head.py
 	$(BIN)/python benches/python/train_learning.py
+	$(BIN)/python benches/python/train_parallel.py
 	$(BIN)/python benches/python/readme_table.py
 
 bench-gpu: setup  ## Measure training on one NVIDIA GPU: tokens/s, MFU, memory; writes benches/results/.

@@ -184,6 +184,17 @@ def whole(stored: Stored) -> Tensor:
     return torch.empty(stored.shape, dtype=stored.dtype)
 
 
+def read_metadata(path: Path) -> Metadata:
+    """Which rows of which tensor stand where in a folder, by its ``.metadata``."""
+    try:
+        with path.open("rb") as file:
+            metadata = cast("Metadata", _DataOnly(file).load())
+        _ = metadata.state_dict_metadata, metadata.storage_data.items()
+    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError) as error:
+        raise MismatchError(f"{path} cannot be read: {error}", hint=TAKE_ANOTHER) from error
+    return metadata
+
+
 def iteration_of_sharded(path: Path) -> int:
     """The steps the model has taken, by the manifest alone."""
     return int(_manifest(os.fspath(path))["iteration"])
@@ -380,16 +391,12 @@ class _Reader(FileSystemReader):
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:  # noqa: ANN401 - torch's signature
         """What the folder holds."""
         name = f"{self._typed}/{METADATA}"
-        try:
-            with Path(name).open("rb") as file:
-                metadata = _DataOnly(file).load()
-            named = {one.relative_path for one in metadata.storage_data.values()}
-        except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError) as error:
-            raise MismatchError(f"{name} cannot be read: {error}", hint=TAKE_ANOTHER) from error
+        metadata = read_metadata(Path(name))
+        named = {one.relative_path for one in metadata.storage_data.values()}
         strange = named - self._known.keys()
         if strange:
             raise MismatchError(f"{name} speaks of {min(strange)}, which is not of the folder")
-        return cast("Metadata", metadata)
+        return metadata
 
 
 class _DataOnly(pickle.Unpickler):
