@@ -29,7 +29,6 @@ NUMBERS = (
     "bits_per_byte",
     "tokens_per_second",
     "mfu",
-    "tokens",
     "save_stall",
 )
 TEXTS = ("sample", "skipped")
