@@ -7,9 +7,10 @@ use std::collections::{BTreeSet, HashMap};
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use lmkit::encode::Tokenizer;
-use lmkit::pretokenize::Scheme;
+use lmkit::normalize::Normalizer;
 use lmkit::special_tokens::SpecialHandling;
 use lmkit::vocabulary::Vocabulary;
+use lmkit::vocabulary_files::TokenizerParts;
 
 #[path = "../../tests/rust/reference.rs"]
 mod reference;
@@ -78,6 +79,8 @@ impl Case<'_> {
             merges: (!self.ranks).then_some(merges),
             specials,
             pattern: fancy_regex::Regex::new(self.pattern()).expect("a pattern"),
+            ignore_merges: !self.ranks && self.specials >> 6 & 1 == 1,
+            nfc: self.specials >> 7 & 1 == 1,
         };
         (reference, tokens)
     }
@@ -109,11 +112,15 @@ fuzz_target!(|case: Case<'_>| {
         Some(merges) => Vocabulary::from_merges(tokens, merges.iter().cloned()),
         None => Vocabulary::from_ranks(tokens),
     }
-    .expect("a vocabulary");
+    .expect("a vocabulary")
+    .ignoring_merges(reference.ignore_merges);
     let numbered = reference.specials.iter();
     let specials = numbered.map(|token| (token.clone(), reference.ids[token.as_bytes()])).collect();
-    let scheme = Scheme::new(case.pattern()).expect("a scheme");
-    let tokenizer = Tokenizer::new(vocabulary, specials, scheme).expect("a tokenizer");
+    let parts = TokenizerParts {
+        normalizer: reference.nfc.then_some(Normalizer::Nfc),
+        ..TokenizerParts::new(vocabulary, specials, Some(case.pattern().to_owned()))
+    };
+    let tokenizer = Tokenizer::from_parts(parts).expect("a tokenizer");
     let expected = reference.encode(case.text);
     let mut scratch = tokenizer.scratch_with(CACHE_BYTES).expect("memory");
     for _ in 0..2 {

@@ -14,9 +14,8 @@ use lmkit::vocabulary::Vocabulary;
 use lmkit::vocabulary_files::TokenizerParts;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use unicode_normalization::UnicodeNormalization;
 
-use crate::reference::Reference;
+use crate::reference::{Reference, form_c};
 
 /// The known schemes as they are published, and two of a user's own.
 const PATTERNS: [(&str, &str); 7] = [
@@ -144,7 +143,7 @@ impl Wild {
 
     /// What encoding and decoding make of a text.
     fn decoded(&self, text: &str) -> String {
-        if self.reference.nfc { text.nfc().collect() } else { text.to_owned() }
+        if self.reference.nfc { form_c(text) } else { text.to_owned() }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Everything fast in the crate answers to this file.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use unicode_normalization::UnicodeNormalization;
 
@@ -46,7 +47,7 @@ impl Reference {
 
     /// The ids of `text`, in which nothing is special.
     pub(crate) fn encode_ordinary(&self, text: &str) -> Vec<u32> {
-        let composed: String = text.nfc().collect();
+        let composed = if self.nfc { form_c(text) } else { String::new() };
         let text = if self.nfc { &composed } else { text };
         self.pretokens(text).into_iter().flat_map(|pretoken| self.merge(pretoken)).collect()
     }
@@ -103,4 +104,19 @@ impl Reference {
         }
         parts.iter().map(|part| self.ids[part]).collect()
     }
+}
+
+/// Unicode's form C as version 9.0 has it: what came later stays, and parts what stands around it.
+pub(crate) fn form_c(text: &str) -> String {
+    static LATER: LazyLock<fancy_regex::Regex> =
+        LazyLock::new(|| fancy_regex::Regex::new(r"[^\p{Age=9.0}]").unwrap());
+    let (mut composed, mut end) = (String::new(), 0);
+    for later in LATER.find_iter(text) {
+        let later = later.unwrap();
+        composed.extend(text[end..later.start()].nfc());
+        composed.push_str(later.as_str());
+        end = later.end();
+    }
+    composed.extend(text[end..].nfc());
+    composed
 }
