@@ -107,6 +107,10 @@ class TestOut:
         assert {len(part) for part in parts[:-1]} == {1000}
         assert np.array_equal(np.concatenate(parts), IDS)
 
+    def test_parts_of_llmc_end_in_bin_whatever_was_typed(self, npy: Path, tmp_path: Path) -> None:
+        convert(npy, tmp_path / "a", to_format="llmc", shard_tokens=1000)
+        assert {path.suffix for path in tmp_path.iterdir()} == {".bin"}
+
     def test_llmc_golden_bytes(self, tmp_path: Path) -> None:
         np.save(tmp_path / "a.npy", np.array([50256, 1, 2], np.int32))
         convert(tmp_path / "a.npy", tmp_path / "a.bin", to_format="llmc")

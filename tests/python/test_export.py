@@ -242,7 +242,7 @@ def test_what_exists_is_replaced_only_by_force_and_only_an_export(tokenizer, tmp
     path = checkpoint_of(random_model(shape("plain")), tokenizer, tmp_path / "checkpoint_7.pt")
     export_model(path, tmp_path / "out")
     before = (tmp_path / "out" / "model.safetensors").read_bytes()
-    with pytest.raises(UsageError, match="out exists") as caught:
+    with pytest.raises(UsageError, match="out: already exists") as caught:
         export_model(path, tmp_path / "out")
     assert "--force" in caught.value.hint
     export_model(path, tmp_path / "out", dtype="bfloat16", force=True)

@@ -5,7 +5,9 @@ import io
 import json
 import os
 import random
+import shlex
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -570,3 +572,39 @@ def test_a_tokenizer_shows_itself_in_a_notebook() -> None:
     assert TOK.fingerprint[:12] in told
     assert "&lt;|endoftext|&gt;" in told
     assert f"vocab_size={TOK.vocab_size}" in repr(TOK)
+
+
+def test_half_characters_are_escaped_once(files: Path) -> None:
+    printed = said(files / "tok", "--text", "é").stdout
+    assert "'\\xc3' " in printed
+    assert "\\\\x" not in printed
+
+
+def test_what_to_type_is_quoted_where_it_must_be(
+    files: Path, run: Path, shards: Path, tmp_path: Path
+) -> None:
+    spaced = tmp_path / "with a space"
+    shutil.copytree(files, spaced)
+    shutil.copytree(run, spaced / "run")
+    shutil.copytree(shards, spaced / "shards")
+    for name in ("tok", "train.npy", "n.bin", "vocab.json", "some.counts", "run", "shards"):
+        report = inspect(spaced / name)
+        assert report.use
+        for line in report.use:
+            assert all(Path(word).exists() for word in shlex.split(line) if "space" in word), line
+
+
+def test_a_run_is_said_to_go_on_only_while_it_does(run: Path, tmp_path: Path) -> None:
+    assert (run / "run.lock").exists()  # it stays when a run has ended
+    shutil.copytree(run, tmp_path / "run")
+    lock = tmp_path / "run" / "run.lock"
+    lock.write_text(f"process {2**22 + 1} on {socket.gethostname()}\n")
+    assert not inspect(tmp_path / "run").notes
+    lock.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+    assert inspect(tmp_path / "run").notes == ["a run is going on in it"]
+
+
+@pytest.mark.parametrize("raw", [b"PK\3\4", b"\x80\2Q.", b"garbage", b""])
+def test_no_bytes_under_a_checkpoints_name_escape(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "checkpoint_1.pt").write_bytes(raw)
+    assert isinstance(inspect(tmp_path / "checkpoint_1.pt").damage, MismatchError)

@@ -22,9 +22,10 @@ from lmkit.plot.curves import curves, smoothed, thinned
 from lmkit.plot.data import plot_data
 from lmkit.plot.history import Columns
 from lmkit.plot.naming import run_names
-from lmkit.plot.reading import RunReader, is_going
+from lmkit.plot.reading import RunReader
 from lmkit.plot.terminal import columns, drawing
 from lmkit.plot.words import duration, short, time_step
+from lmkit.run_lock import is_going
 from recorded_run import BYTES_PER_TOKEN, TOKENS_PER_STEP, loss_at, record_run, write_metrics
 from tiny_run import make_inputs, one_thread, train
 
@@ -97,6 +98,9 @@ def test_lines_that_are_not_whole_are_counted_and_told(
     assert numbers(run, capsys=capsys)["runs"][0]["torn_lines"] == 3
     assert plot(run, "--terminal") == 0
     assert f"note: {run}: 3 lines of its metrics are not whole" in capsys.readouterr().err
+    (run / "metrics.jsonl").write_text("\n".join([*lines[:5], *lines[6:], "[1]"]) + "\n")
+    assert plot(run, "--terminal") == 0
+    assert f"note: {run}: 1 line of its metrics is not whole" in capsys.readouterr().err
 
 
 def test_metrics_of_before_there_were_tokens_in_them(run: Path, capsys: pytest.CaptureFixture[str]):

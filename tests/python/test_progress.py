@@ -77,10 +77,25 @@ def test_what_has_no_known_end_has_no_time_left(monkeypatch, capsys):
         callback(0, 0, 0)
         now = 11.0
         callback(0, 22, 0)
-    assert capsys.readouterr().err == "Reading: 22 documents, 2 documents/s\n"
+    assert capsys.readouterr().err == "Reading: 22 documents, 2.0 documents/s\n"
 
 
 def test_quiet_shows_nothing(capsys):
     with progress_bar("Counting", "B", quiet=True) as callback:
         assert callback is None
     assert capsys.readouterr().err == ""
+
+
+def test_a_rate_counts_only_what_was_done_on_its_clock(monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with progress_bar("Evaluating", "batches") as callback:
+        assert callback is not None
+        now = 11.0
+        callback(0, 5, 50)
+        now = 31.0
+        callback(0, 15, 50)
+    assert capsys.readouterr().err.splitlines() == [
+        "Evaluating: 5 of 50 batches",
+        "Evaluating: 15 of 50 batches, 0.5 batches/s, 1 min 10 s left",
+    ]

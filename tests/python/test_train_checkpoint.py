@@ -252,3 +252,13 @@ def test_saving_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Path, "replace", note)
     checkpoint_module.write_checkpoint(tmp_path / "a.pt", {"model": {}, "iteration": 1})
     assert order == ["sync", "sync", "a.pt.json", "sync", "sync", "a.pt", "sync"]
+
+
+def test_an_archive_that_does_not_begin_as_one_is_refused(tmp_path: Path):
+    """Without a sidecar nothing else finds this, and torch's reader has an error of its own."""
+    torch.save({"model": {}, "iteration": 1}, tmp_path / "checkpoint_1.pt")
+    raw = bytearray((tmp_path / "checkpoint_1.pt").read_bytes())
+    raw[0] ^= 1
+    (tmp_path / "checkpoint_1.pt").write_bytes(raw)
+    with pytest.raises(MismatchError, match="cannot be read"):
+        read_checkpoint(tmp_path / "checkpoint_1.pt", silence)

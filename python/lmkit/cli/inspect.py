@@ -211,7 +211,7 @@ def _print_tokens(seen: "TokenView") -> None:
     if more:
         console.print(f"... and {more:,} tokens more; --show N shows more of them", markup=False)
     console.print(summary(seen), markup=False)
-    named = ", ".join(f"{one.text!r} {one.id} ({count:,})" for one, count in seen.commonest)
+    named = ", ".join(f"'{one.text}' {one.id} ({count:,})" for one, count in seen.commonest)
     console.print(f"commonest: {named}", markup=False)
 
 
@@ -240,4 +240,6 @@ def _said(name: str, value: object) -> str:
         return ", ".join(f"{key} {_said(key, inner)}" for key, inner in value.items()) or "none"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return repr(value) if name == "longest_token" else str(value)
+    if value is None:
+        return "none"
+    return f"'{value}'" if name == "longest_token" else str(value)

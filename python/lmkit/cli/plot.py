@@ -247,6 +247,7 @@ def _tell(artist: _Artist, runs: "Sequence[Run]", *, as_json: bool, quiet: bool)
     for run in runs:
         if run.torn and not quiet:
             click.echo(
-                f"note: {run.path}: {run.torn} lines of its metrics are not whole and left out",
+                f"note: {run.path}: {run.torn} line{'s' if run.torn > 1 else ''} of its metrics "
+                f"{'are' if run.torn > 1 else 'is'} not whole and left out",
                 err=True,
             )

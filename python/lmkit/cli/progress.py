@@ -11,6 +11,7 @@ Callback: TypeAlias = Callable[[int, int, int], None]
 
 _SECONDS_BETWEEN_LINES = 10.0
 _MINUTE = 60
+_FEW = 10  # a second; below, a decimal is shown
 
 
 @contextmanager
@@ -43,19 +44,20 @@ def progress_bar(
 class _Rate:
     """What is done of one phase, in words."""
 
-    def __init__(self, unit: str, start: float, more: Callable[[], str] | None) -> None:
+    def __init__(self, unit: str, start: float, begun: int, more: Callable[[], str] | None) -> None:
         self.unit = unit
         self.start = start
+        self.begun = begun  # what was done at the start: of another run, or before its clock
         self.more = more
 
     def __call__(self, done: int, total: int, now: float) -> str:
-        rate = done / max(now - self.start, 1e-6)
+        rate = (done - self.begun) / (now - self.start) if now > self.start else 0.0
         if self.unit == "B":
             parts = [f"{done / 1e6:,.1f}{f' of {total / 1e6:,.1f}' if total else ''} MB"]
-            parts.append(f"{rate / 1e6:,.1f} MB/s")
+            parts += [f"{rate / 1e6:,.1f} MB/s"] if rate else []
         else:
             parts = [f"{done:,}{f' of {total:,}' if total else ''} {self.unit}"]
-            parts.append(f"{rate:,.0f} {self.unit}/s")
+            parts += [f"{rate:,.{0 if rate >= _FEW else 1}f} {self.unit}/s"] if rate else []
         if total and rate:
             parts.append(f"{_duration((total - done) / rate)} left")
         if self.more is not None:
@@ -78,7 +80,7 @@ def _lines(labels: list[str], units: list[str], more: Callable[[], str] | None) 
     def callback(phase: int, done: int, total: int) -> None:
         nonlocal written
         now = time.monotonic()
-        rate = rates.setdefault(phase, _Rate(units[phase], now, more))
+        rate = rates.setdefault(phase, _Rate(units[phase], now, done, more))
         if now - written >= _SECONDS_BETWEEN_LINES:
             written = now
             print(f"{labels[phase]}: {rate(done, total, now)}", file=sys.stderr, flush=True)
@@ -100,7 +102,7 @@ def _bars(
 
         def callback(phase: int, done: int, total: int) -> None:
             now = time.monotonic()
-            rate = rates.setdefault(phase, _Rate(units[phase], now, more))
+            rate = rates.setdefault(phase, _Rate(units[phase], now, done, more))
             if phase not in tasks:
                 tasks[phase] = progress.add_task(labels[phase], total=total or None, rate="")
             progress.update(

@@ -3,6 +3,7 @@
 import json
 import struct
 from pathlib import Path
+from shlex import quote
 
 from lmkit.errors import MalformedError, MismatchError, MissingFileError
 from lmkit.inspection import checkpoints, token_files
@@ -56,7 +57,8 @@ def counts(path: str, ask: Ask) -> Report:
         stored = file.read(16)
     report.facts |= told
     report.use.append(
-        f"lmkit train-tokenizer --from_counts {path} --vocab_size 32000 --output_path tokenizer/"
+        f"lmkit train-tokenizer --from_counts {quote(path)} --vocab_size 32000 "
+        "--output_path tokenizer/"
     )
     if not ask.verify:
         report.checked = "not checked (--no_verify)"

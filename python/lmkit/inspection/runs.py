@@ -5,12 +5,14 @@ import re
 import struct
 import tomllib
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from lmkit.errors import LmkitError, MalformedError
 from lmkit.inspection import tokenizers
 from lmkit.inspection.checkpoints import CONFIG_SHOWN, verify
 from lmkit.inspection.report import Ask, Report, size_in
+from lmkit.run_lock import is_going
 
 _NAME = re.compile(r"checkpoint_(\d+)\.(?:pt|dcp)")
 _BEST = ("best.pt", "best.dcp")
@@ -30,18 +32,19 @@ def run_folder(path: str, ask: Ask) -> Report:
     report.facts["has_best"] = best is not None
     _tell_settings(report, folder / "config.toml")
     _tell_metrics(report, folder / "metrics.jsonl")
-    if (folder / "run.lock").exists():
-        report.notes.append("run.lock is there: a run is going on, or was killed")
+    if is_going(folder):
+        report.notes.append("a run is going on in it")
     _verify_run(report, [*found, *([best] if best else [])], ask)
     if found:
         report.use += [
-            f'lmkit generate --checkpoint {path} --prompt "Once upon a time"',
-            f"lmkit train --checkpoint_dir {path} --load_checkpoint latest --max_iters N",
+            f'lmkit generate --checkpoint {quote(path)} --prompt "Once upon a time"',
+            f"lmkit train --checkpoint_dir {quote(path)} --load_checkpoint latest --max_iters N",
         ]
     if (folder / "metrics.jsonl").exists():
-        report.use.append(f"lmkit plot {path}")
+        report.use.append(f"lmkit plot {quote(path)}")
     if (folder / "config.toml").exists():
-        report.use.append(f"lmkit train --config {folder / 'config.toml'} --checkpoint_dir OTHER")
+        settings = quote(str(folder / "config.toml"))
+        report.use.append(f"lmkit train --config {settings} --checkpoint_dir OTHER")
     return report
 
 
@@ -117,7 +120,7 @@ def huggingface_folder(path: str, ask: Ask) -> Report:
         report.facts["tokenizer"] = told.facts.get("fingerprint")
         report.notes += [f"tokenizer.json: {told.damage}"] if told.damage else []
     report.use += [
-        f"lmkit import {path} run/",
+        f"lmkit import {quote(path)} run/",
         f'transformers.AutoModelForCausalLM.from_pretrained("{path}")',
     ]
     return report
@@ -139,7 +142,7 @@ def safetensors(path: str, _ask: Ask) -> Report:
     """One file of safetensors."""
     report = Report(path, "weights (safetensors)", {"bytes": size_in(path)})
     _tell_weights(report, [Path(path)])
-    report.use.append(f"lmkit import {path} run/ --tokenizer TOKENIZER")
+    report.use.append(f"lmkit import {quote(path)} run/ --tokenizer TOKENIZER")
     return report
 
 

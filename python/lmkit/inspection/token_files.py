@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from lmkit import _core
@@ -87,8 +88,8 @@ def shards(path: str, ask: Ask) -> Report:
     found, option = tokenizer_of(report, source, ask)
     _sample(report, source, found)
     report.use += [
-        f"lmkit train --train_data {folder}{option}",
-        f"lmkit convert tokens {folder} train.npy",
+        f"lmkit train --train_data {quote(str(folder))}{option}",
+        f"lmkit convert tokens {quote(str(folder))} train.npy",
     ]
     return report
 
@@ -229,7 +230,7 @@ def tokenizer_of(report: Report, source: TokenSource, ask: Ask) -> tuple[Tokeniz
         except LmkitError:
             continue
         if found.fingerprint == wanted:
-            return found, f" --tokenizer {place}"
+            return found, f" --tokenizer {quote(str(place))}"
     report.notes.append("its tokenizer does not lie beside; --tokenizer shows the tokens' text")
     return None, ""
 
@@ -250,11 +251,11 @@ def _use(report: Report, source: TokenSource, option: str) -> None:
     if source.format in {"npy", "bin"}:
         named = option or " --tokenizer TOKENIZER"
         report.use += [
-            f"lmkit train --train_data {report.path}{named}",
-            f"lmkit convert tokens {report.path} text.txt{named}",
+            f"lmkit train --train_data {quote(report.path)}{named}",
+            f"lmkit convert tokens {quote(report.path)} text.txt{named}",
         ]
     else:
-        report.use.append(f"lmkit convert tokens {report.path} train.npy")
+        report.use.append(f"lmkit convert tokens {quote(report.path)} train.npy")
 
 
 def _unknown_ids(path: str, ask: Ask) -> Report:
@@ -277,7 +278,7 @@ def _unknown_ids(path: str, ask: Ask) -> Report:
                 highs.append(int(ids.max()))
             told |= {"smallest_id": min(lows), "largest_id": max(highs)}
         report.facts[f"as_{dtype}"] = told
-        report.use.append(f"lmkit convert tokens {path} train.npy --from {name}")
+        report.use.append(f"lmkit convert tokens {quote(path)} train.npy --from {name}")
     if not report.facts.keys() - {"bytes"}:
         report.damaged(MalformedError(f"{path}: {size:,} bytes are no whole number of tokens"))
     report.notes.append(

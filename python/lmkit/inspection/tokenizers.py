@@ -3,6 +3,7 @@
 import json
 import warnings
 from pathlib import Path
+from shlex import quote
 
 from lmkit.errors import LmkitError, MalformedError
 from lmkit.inspection.report import Ask, Report, size_in
@@ -15,7 +16,7 @@ _SPECIALS_SHOWN = 20
 def tokenizer(path: str, _ask: Ask) -> Report:
     """A tokenizer folder, ``tokenizer.json`` or ``.tiktoken`` file."""
     report = Report(path, _kind(Path(path)), {"bytes": size_in(path)})
-    option = f"--tokenizer {path}"
+    option = f"--tokenizer {quote(path)}"
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -57,7 +58,7 @@ def pair(path: str, _ask: Ask) -> Report:
     except LmkitError as error:
         report.damaged(error)
         return report
-    _tell(report, loaded, f"--vocab_path {vocab} --merges_path {merges}")
+    _tell(report, loaded, f"--vocab_path {quote(str(vocab))} --merges_path {quote(str(merges))}")
     report.whole, report.checked = True, "both load and fit each other; they have no checksum"
     return report
 
@@ -114,7 +115,7 @@ def _tell(report: Report, loaded: Tokenizer, option: str) -> None:
         report.facts["special_tokens_in_all"] = len(specials)
     report.use += [
         f"lmkit tokenize {option} --data_path text.txt --output_path train.npy",
-        f'lmkit inspect {report.path} --text "some text"',
+        f'lmkit inspect {quote(report.path)} --text "some text"',
     ]
 
 

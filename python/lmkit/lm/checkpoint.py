@@ -358,7 +358,9 @@ def unpack(file: BinaryIO | IO[bytes], name: str) -> dict[str, Any]:
             f"{name} is not a checkpoint of lmkit: it holds more than plain data, which could run "
             "code when loaded"
         ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # of damaged bytes torch's reader makes errors of almost any kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MismatchError(f"the checkpoint {name} cannot be read: {reason}") from error
     missing = [key for key in ("model", "iteration") if key not in _mapping(state)]

@@ -222,7 +222,9 @@ def _refuse_existing(target: Path, kind: str, *, force: bool) -> None:
     if not target.exists() and not target.is_symlink():
         return
     if not force:
-        raise UsageError(f"{target} exists", hint="pass --force to replace it, or another name")
+        raise UsageError(
+            f"{target}: already exists", hint="choose another name, or replace it with --force"
+        )
     if kind == "safetensors" and target.is_dir():
         raise UsageError(f"{target} is a folder; --format safetensors writes one file")
     if kind == "safetensors" or (target.is_dir() and _is_replaceable(target)):

@@ -27,8 +27,8 @@ from lmkit.durable import refused, sweep_temporaries, write_durably
 from lmkit.errors import MismatchError, SystemRefusedError, UsageError
 from lmkit.lm.checkpoint import Notice, iteration_of
 from lmkit.lm.checkpoint_names import BEST_NAMES, checkpoints_in, recover_replaced, sidecar_path
+from lmkit.run_lock import LOCK_NAME
 
-LOCK_NAME = "run.lock"
 NO_LOCKS_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 

@@ -116,7 +116,7 @@ function drawKey(chart) {
 }
 
 function drawNotes() {
-  const notes = runs.filter((run) => run.torn_lines).map((run) => `${run.name}: ${run.torn_lines} lines of its metrics were not whole and are left out.`);
+  const notes = runs.filter((run) => run.torn_lines).map((run) => `${run.name}: ${run.torn_lines === 1 ? "1 line of its metrics was not whole and is" : `${run.torn_lines} lines of its metrics were not whole and are`} left out.`);
   const without = shown().filter((run) => Object.values(run.curves).length && Object.values(run.curves).every((curve) => curve[state.x].every((x) => x === null)));
   if (without.length) notes.push(`Not drawn, because their metrics do not tell ${state.x === "time" ? "the time" : "tokens"}: ${without.map((run) => run.name).join(", ")}.`);
   by("notes").textContent = notes.join(" ");

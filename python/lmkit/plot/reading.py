@@ -7,7 +7,6 @@ left for the next reading; other lines that are not whole are counted in `Run.to
 import json
 import math
 import os
-import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from lmkit.config import GROUPS
 from lmkit.config_file import flatten, read_toml
 from lmkit.errors import MissingFileError, SystemRefusedError, UsageError
 from lmkit.plot.history import Event, Run, Sample, number
+from lmkit.run_lock import is_going
 
 METRICS = "metrics.jsonl"
 
@@ -162,24 +162,3 @@ def _tokens_per_step(settings: Mapping[str, object]) -> float:
     sizes = [settings.get(name) for name in ("batch_size", "context_length", "grad_accum_steps")]
     whole = [size for size in sizes if isinstance(size, int)]
     return float(math.prod(whole)) if len(whole) == len(sizes) else math.nan
-
-
-def is_going(folder: Path) -> bool:
-    """Whether the process that ``run.lock`` names is alive; one on another machine is believed to.
-
-    The lock itself is not tried: a run that starts at that moment would find it taken.
-    """
-    try:
-        words = (folder / "run.lock").read_text(encoding="utf-8").split()
-        process, host = int(words[1]), words[3]
-    except (OSError, ValueError, IndexError):
-        return False
-    if host != socket.gethostname():
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # it is somebody else's, but it is there
-    return True

@@ -31,10 +31,11 @@ def header(dtype: str, tokens: int) -> bytes:
 
 
 def file_names(path: Path, parts: int, *, numbered: bool) -> "Sequence[Path]":
-    """The files that are written for ``path``."""
+    """The files that are written for ``path``; several end in ``.bin`` where it has no ending."""
     if parts <= 1 and not numbered:
         return [path]
-    return [path.with_name(f"{path.stem}_{part:06d}{path.suffix}") for part in range(parts)]
+    suffix = path.suffix or ".bin"
+    return [path.with_name(f"{path.stem}_{part:06d}{suffix}") for part in range(parts)]
 
 
 def files(path: str | os.PathLike[str]) -> list[Path]:
