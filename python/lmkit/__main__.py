@@ -4,8 +4,9 @@ import os
 import re
 import signal
 import sys
+import warnings
 from types import FrameType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 if TYPE_CHECKING:
     from io import TextIOWrapper
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 def run() -> None:
     """Run the command line and leave with its exit code; errors are one line each on stderr."""
     signal.signal(signal.SIGTERM, _terminated)
+    warnings.showwarning = _warned
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             # A file's name or a model's text may hold what the terminal's encoding has no sign for.
@@ -24,6 +26,22 @@ def run() -> None:
 
 def _terminated(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning that concerns the user's files is a note; one about code keeps Python's form."""
+    if issubclass(category, UserWarning) and os.environ.get("LMKIT_DEBUG") != "1":
+        told = f"note: {_one_line(str(message))}\n"
+    else:
+        told = warnings.formatwarning(message, category, filename, lineno, line)
+    (file or sys.stderr).write(told)
 
 
 def _outcome() -> int:

@@ -260,7 +260,12 @@ def _layout(path: str, file: int, size: int, sidecar: Sidecar | None) -> _Layout
         if sidecar is not None and head == _header(sidecar):
             return _npy_as_told(path, sidecar, size)
         head += os.pread(file, _LONGEST_HEADER, _HEADER_BYTES)
-    except OSError as error:  # a folder, for one
+    except IsADirectoryError as error:
+        raise UsageError(
+            f"{path}: a folder, not a token file",
+            hint="lmkit tokenize makes a token file, or a folder of shards, of the text in it",
+        ) from error
+    except OSError as error:
         raise SystemRefusedError(f"{path}: {error.strerror}") from error
     if head.startswith(_MAGIC):
         layout = _npy_layout(path, head, size)
@@ -329,6 +334,12 @@ def _npy_of_size(path: str, offset: int, tokens: int, dtype: "np.dtype[Any]", si
     return _Layout(dtype, offset, tokens)
 
 
+_WITHOUT_A_SIDECAR = {
+    True: "a file of uint16 needs its sidecar, which says so",
+    False: "text becomes a token file with lmkit tokenize",
+}
+
+
 def _bin_layout(path: str, size: int, sidecar: Sidecar | None) -> _Layout:
     import numpy as np
 
@@ -340,6 +351,6 @@ def _bin_layout(path: str, size: int, sidecar: Sidecar | None) -> _Layout:
     if size % dtype.itemsize:
         raise MalformedError(
             f"{path}: {size:,} bytes are no whole number of {dtype.name} tokens",
-            hint=None if sidecar else "a file of uint16 needs its sidecar, which says so",
+            hint=None if sidecar else _WITHOUT_A_SIDECAR[path.endswith(".bin")],
         )
     return _Layout(dtype, 0, size // dtype.itemsize)

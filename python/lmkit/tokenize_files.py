@@ -109,6 +109,11 @@ def plan(
 
     ``note_every``: how many seconds lie between two notes of how far it is; None: two.
     """
+    if not isinstance(tokenizer, Tokenizer):
+        raise TypeError(
+            f"tokenizer is a lmkit.Tokenizer, not {type(tokenizer).__name__}; "
+            "lmkit.Tokenizer.load opens one"
+        )
     if method not in {"streaming", "in-memory"}:
         raise UsageError(f"--method {method!r} is neither streaming nor in-memory")
     if val_output is not None and options.get("val_fraction") is None:

@@ -119,3 +119,22 @@ def test_generate_for_a_reader_that_leaves_ends_quietly(run):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+def test_what_is_no_token_file_is_told_in_words(run, tmp_path):
+    """On stderr stands what it is, without Python's place in our code."""
+    (tmp_path / "ids.bin").write_bytes(b"1234567")
+    (tmp_path / "text.txt").write_text("1234567")
+    for data, code, told in [
+        ("ids.bin", 3, "a file of uint16 needs its sidecar"),
+        ("text.txt", 3, "text becomes a token file with lmkit tokenize"),
+        (".", 2, "lmkit tokenize makes a token file"),
+    ]:
+        done = subprocess.run(
+            [sys.executable, "-m", "lmkit", "evaluate", "--checkpoint", run, "--data", data],
+            capture_output=True, text=True, check=False, cwd=tmp_path,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (code, "")
+        lines = done.stderr.splitlines()
+        assert {line.split(": ")[0] for line in lines} <= {"note", "error", "hint"}
+        assert told in lines[-1]

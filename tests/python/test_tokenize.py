@@ -430,3 +430,9 @@ def test_a_record_longer_than_allowed(tmp_path: Path) -> None:
     path.write_text("short " + "x" * 5000)
     with pytest.raises(MalformedError, match="from byte offset 5 on, more than 1000 bytes"):
         lmkit.tokenize(path, tmp_path / "a.npy", GPT2, max_record_bytes=1000)
+
+
+def test_a_path_is_no_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(TypeError, match=r"not str; lmkit\.Tokenizer\.load opens one"):
+        lmkit.tokenize(tmp_path / "a.txt", tmp_path / "a.npy", "tokenizer/")  # type: ignore[arg-type]

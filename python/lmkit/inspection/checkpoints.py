@@ -14,7 +14,10 @@ CONFIG_SHOWN = (
     "vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff", "max_seq_len",
     "context_length", "batch_size", "learning_rate", "max_iters", "optimizer", "parallel",
 )  # fmt: skip
-_ANOTHER = "take an earlier one; --load_checkpoint latest takes the newest that is whole"
+_ANOTHER = (
+    "take an earlier one; a folder as --checkpoint, or --load_checkpoint latest, "
+    "takes the newest that is whole"
+)
 
 
 def checkpoint(path: str, ask: Ask) -> Report:

@@ -38,7 +38,10 @@ from lmkit.tokenizer import Tokenizer
 
 Notice: TypeAlias = Callable[[str], None]
 
-TAKE_ANOTHER = "take an earlier one; --load_checkpoint latest takes the newest that is whole"
+TAKE_ANOTHER = (
+    "take an earlier one; a folder as --checkpoint, or --load_checkpoint latest, "
+    "takes the newest that is whole"
+)
 
 
 def save_checkpoint(
