@@ -106,11 +106,12 @@ def _said(error: "object") -> tuple[str, str | None]:
 
     message, hint = getattr(error, "message", ""), None
     if isinstance(error, click.exceptions.MissingParameter | click.BadParameter):
-        message = error.format_message()
+        message, _, choices = error.format_message().partition(". Choose from:")
+        hint = f"it is one of {' '.join(choices.split())}" if choices else None
     near = getattr(error, "possibilities", None) or _near_choices(error)
     if near:
         hint = f"did you mean {' or '.join(sorted(near))}?"
-    elif isinstance(error, click.UsageError) and error.ctx is not None:
+    elif hint is None and isinstance(error, click.UsageError) and error.ctx is not None:
         hint = f"try {error.ctx.command_path} --help"
     message = message[:1].lower() + message[1:]
     return message.rstrip("."), hint

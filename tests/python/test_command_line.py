@@ -347,3 +347,22 @@ def test_the_version_is_told():
 def test_there_are_no_escape_bytes_off_a_terminal(text, env):
     done = learn(text, "--vocab_size", "260", env=env | {"TERM": "xterm-256color"})
     assert "\x1b" not in done.stdout + done.stderr + lmkit("--help", env=env).stdout
+
+
+def test_a_choice_that_is_not_made_is_told_on_one_line():
+    done = lmkit("completion")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: missing argument 'bash|zsh|fish'\nhint: it is one of bash, zsh, fish\n"
+    )
+
+
+def test_one_document_is_not_documents(text, tmp_path):
+    assert learn(text, "--vocab_size", "260").returncode == 0
+    done = lmkit(
+        "tokenize", "--data_path", text, "--tokenizer", tmp_path / "tokenizer",
+        "--output_path", tmp_path / "one.npy",
+    )  # fmt: skip
+    assert " tokens of 1 document, " in done.stdout
+    done = lmkit("convert", "tokens", tmp_path / "one.npy", tmp_path / "two.npy")
+    assert " tokens of 1 document, " in done.stdout

@@ -220,7 +220,8 @@ def _say_summary(summary: dict[str, Any], output: str, *, as_json: bool, quiet: 
     for name, part in parts:
         ratio = part["text_bytes"] / part["tokens"] if part["tokens"] else 0.0
         print(
-            f"{name}: {part['tokens']:,} tokens of {part['documents']:,} documents, "
+            f"{name}: {part['tokens']:,} tokens of {part['documents']:,} "
+            f"{'document' if part['documents'] == 1 else 'documents'}, "
             f"{part['text_bytes']:,} bytes ({ratio:.2f} bytes a token)"
         )
     resumed = summary.get("resumed_bytes", 0)

@@ -106,6 +106,7 @@ def command(
         named = done["files"][0] + (
             f" and {len(done['files']) - 1} more" * (len(done["files"]) > 1)
         )
-        held = f" of {done['documents']:,} documents" if done["documents"] is not None else ""
+        count = done["documents"]
+        held = "" if count is None else f" of {count:,} document{'' if count == 1 else 's'}"
         stored = f", {done['dtype']}" if done["dtype"] else ""
         print(f"{named}: {done['tokens']:,} tokens{held}{stored}, {done['to']} of {done['from']}")
