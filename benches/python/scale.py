@@ -286,8 +286,8 @@ def local_plan(rank: int, processes: int) -> Any:  # noqa: ANN401 - torch is imp
         WriteItemType,
     )
 
-    from lmkit.config import ModelConfig
     from lmkit.lm.model import Transformer
+    from lmkit.model_config import ModelConfig
 
     with torch.device("meta"):
         model = Transformer(ModelConfig(n_layers=32, d_model=4096, n_heads=32, d_ff=11_008))

@@ -43,10 +43,11 @@ def learn(tool: str, seed: int, steps: int) -> float:
     """Train for ``steps`` and return the validation loss."""
     import torch
 
-    from lmkit.config import ModelConfig, TrainConfig
+    from lmkit.config import TrainConfig
     from lmkit.lm.batches import TokenBatches, fixed_windows, read_windows, to_batch
     from lmkit.lm.model import Transformer
     from lmkit.lm.optimizer import clip_gradients, make_optimizer
+    from lmkit.model_config import ModelConfig
 
     torch.manual_seed(seed)
     model_config = ModelConfig(

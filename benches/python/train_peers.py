@@ -41,10 +41,11 @@ class Shape:
 
 def lmkit_step(shape: Shape, *, compiled: bool) -> Step:
     """One update as lmkit's trainer does it."""
-    from lmkit.config import ModelConfig, TrainConfig
+    from lmkit.config import TrainConfig
     from lmkit.lm.device import compile_model
     from lmkit.lm.model import Transformer
     from lmkit.lm.optimizer import clip_gradients, make_optimizer, step_if_finite
+    from lmkit.model_config import ModelConfig
 
     config = TrainConfig(
         model=ModelConfig(

@@ -135,10 +135,10 @@ def aside(rounds: int) -> dict[str, list[float]]:
     import numpy as np
     import torch
 
-    from lmkit.config import ModelConfig
     from lmkit.lm.checkpoint_writer import CheckpointWriter
     from lmkit.lm.evaluate import evaluate_loss
     from lmkit.lm.model import Transformer
+    from lmkit.model_config import ModelConfig
 
     torch.set_num_threads(THREADS)
     shape = Shape()

@@ -65,8 +65,8 @@ def test_without_a_gpu_it_is_refused(bench: ModuleType):
 def test_its_count_of_flops_is_the_trainers(bench: ModuleType):
     import torch
 
-    from lmkit.config import ModelConfig
     from lmkit.lm.model import Transformer
+    from lmkit.model_config import ModelConfig
 
     for shape in bench.ROWS.values():
         with torch.device("meta"):

@@ -2,9 +2,10 @@
 
 import pytest
 
-from lmkit.config import ModelConfig, TrainConfig, from_dict, settings, to_dict, train_config
+from lmkit.config import TrainConfig, from_dict, settings, to_dict, train_config
 from lmkit.config_file import from_toml, read_toml, to_toml
 from lmkit.errors import MissingFileError, UsageError
+from lmkit.model_config import ModelConfig
 from lmkit.presets import PRESETS
 
 

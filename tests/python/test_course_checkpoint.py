@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from lmkit.config import ModelConfig
 from lmkit.errors import LmkitError, MismatchError, UsageError
 from lmkit.lm import load_model
 from lmkit.lm.foreign_model import import_model
 from lmkit.lm.model import Transformer
 from lmkit.lm.trainer import Trainer
+from lmkit.model_config import ModelConfig
 from tiny_run import SHAPE, make_inputs, one_thread
 
 STEPS = 5

@@ -13,12 +13,12 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional
 
-from lmkit.config import ModelConfig
 from lmkit.lm.batches import sample_batch
 from lmkit.lm.checkpoint import load_checkpoint, save_checkpoint
 from lmkit.lm.model import Attention, Block, RMSNorm, RotaryEmbedding, SwiGLU, Transformer
 from lmkit.lm.optimizer import clip_gradients
 from lmkit.lm.schedule import cosine
+from lmkit.model_config import ModelConfig
 
 # --- the adapters -------------------------------------------------------------------------------
 

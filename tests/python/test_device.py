@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from lmkit.config import ModelConfig, TrainConfig, train_config
+from lmkit.config import TrainConfig, train_config
 from lmkit.errors import UsageError
 from lmkit.lm import cross_entropy, device, preparation
 from lmkit.lm.device import Device, compile_model, find_device, resolve
 from lmkit.lm.estimate import compiling_pays
 from lmkit.lm.model import Transformer
+from lmkit.model_config import ModelConfig
 from lmkit.presets import PRESETS
 
 

@@ -15,12 +15,14 @@ import torch
 
 import lmkit
 import lmkit.lm
-from lmkit.config import ModelConfig, SamplingConfig, TrainConfig
+from lmkit.config import TrainConfig
 from lmkit.lm.batches import Mixture, TokenBatches
 from lmkit.lm.export import export_model
 from lmkit.lm.model import Transformer
 from lmkit.lm.report import Silence
 from lmkit.lm.trainer import Trainer
+from lmkit.model_config import ModelConfig
+from lmkit.sampling_config import SamplingConfig
 from lmkit.token_file import TokenReader
 from tiny_run import one_thread
 

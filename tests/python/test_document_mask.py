@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from byte_tokenizer import ByteTokenizer
-from lmkit.config import ModelConfig
 from lmkit.errors import UsageError
 from lmkit.lm import load_model
 from lmkit.lm.checkpoint import read_checkpoint
@@ -18,6 +17,7 @@ from lmkit.lm.document_mask import document_mask, end_of_document_id, last_docum
 from lmkit.lm.evaluate import evaluate
 from lmkit.lm.generate import generate
 from lmkit.lm.model import Transformer
+from lmkit.model_config import ModelConfig
 from test_train_distributed import assert_same_losses
 from tiny_run import flags, losses, make_inputs, one_thread, run_command, settings, train
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 import lmkit
 from byte_tokenizer import ByteTokenizer
 from lmkit.cli import main
-from lmkit.config import ModelConfig, TrainConfig
+from lmkit.config import TrainConfig
 from lmkit.errors import MalformedError, MismatchError, MissingFileError, UsageError
 from lmkit.lm import documents as lm_documents
 from lmkit.lm.batches import Mixture, TokenBatches, evaluation_windows, read_windows
@@ -20,6 +20,7 @@ from lmkit.lm.cross_entropy import IGNORED, chunked_cross_entropy, head_cross_en
 from lmkit.lm.documents import Documents, DocumentTokens, documents_of_file, joined
 from lmkit.lm.evaluate import evaluate, evaluate_loss
 from lmkit.lm.model import Transformer
+from lmkit.model_config import ModelConfig
 from lmkit.shards.tokens import ShardedTokens
 from shard_maker import checksum_of, edit_manifest, make_shards, random_documents
 from test_train_distributed import assert_same_losses

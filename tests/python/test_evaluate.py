@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional
 
 from byte_tokenizer import END, ByteTokenizer
-from lmkit.config import ModelConfig
 from lmkit.errors import MalformedError, UsageError
 from lmkit.lm.batches import TokenBatches
 from lmkit.lm.evaluate import evaluate, evaluate_loss
 from lmkit.lm.model import Transformer
+from lmkit.model_config import ModelConfig
 
 TOKENIZER = ByteTokenizer()
 TOKENS = np.random.default_rng(0).integers(0, 256, 203).astype(np.int32)

@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from safetensors import safe_open
 
 from lmkit.cli import main
-from lmkit.config import ModelConfig
 from lmkit.errors import LmkitError, MismatchError, SystemRefusedError, UsageError
 from lmkit.lm import export as export_module
 from lmkit.lm import generate, load_model
 from lmkit.lm.export import export_model
 from lmkit.lm.huggingface_config import _SAID
+from lmkit.model_config import ModelConfig
 from lmkit.setting import own_settings
 from lmkit.tokenizer import Tokenizer
 from tiny_models import (

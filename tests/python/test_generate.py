@@ -7,11 +7,11 @@ import torch
 
 import lmkit
 from byte_tokenizer import END, ByteTokenizer
-from lmkit.config import ModelConfig
 from lmkit.errors import LmkitError, MismatchError, UsageError
 from lmkit.lm import generate
 from lmkit.lm.evaluate import evaluate
 from lmkit.lm.model import Transformer
+from lmkit.model_config import ModelConfig
 
 TOKENIZER = ByteTokenizer()
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from lmkit.config import ModelConfig
 from lmkit.errors import UsageError
 from lmkit.lm.model import Attention, RMSNorm, RotaryEmbedding, Transformer
+from lmkit.model_config import ModelConfig
 
 SMALL = ModelConfig(
     vocab_size=61, d_model=32, n_layers=3, n_heads=4, max_seq_len=24, rope_theta=10_000.0, d_ff=48

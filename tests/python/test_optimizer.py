@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmkit.config import ModelConfig, TrainConfig
+from lmkit.config import TrainConfig
 from lmkit.lm import optimizer as optimizer_module
 from lmkit.lm.model import Transformer
 from lmkit.lm.muon import Float32Muon, GuardedMuon, orthogonalised
@@ -15,6 +15,7 @@ from lmkit.lm.optimizer import (
     set_learning_rate,
     step_if_finite,
 )
+from lmkit.model_config import ModelConfig
 
 TINY = ModelConfig(vocab_size=11, d_model=8, n_layers=1, n_heads=2, max_seq_len=16, d_ff=12)
 

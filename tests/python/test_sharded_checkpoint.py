@@ -17,7 +17,7 @@ import torch
 from torch import distributed
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
-from lmkit.config import ModelConfig, TrainConfig
+from lmkit.config import TrainConfig
 from lmkit.errors import MismatchError, MissingFileError, SystemRefusedError, TrainingError
 from lmkit.lm.checkpoint import iteration_of, read_checkpoint, read_latest, verifies
 from lmkit.lm.checkpoint import write_checkpoint as write_whole
@@ -29,6 +29,7 @@ from lmkit.lm.optimizer import make_optimizer
 from lmkit.lm.sharded_checkpoint import fill, read_outline, whole, write_sharded
 from lmkit.lm.sharded_writer import ShardedWriter
 from lmkit.lm.sharding import cut_state, empty_like_cut, empty_model, own_part
+from lmkit.model_config import ModelConfig
 from tiny_run import assert_same_tensors, environment
 
 SHAPE = ModelConfig(vocab_size=11, d_model=8, n_layers=1, n_heads=2, d_ff=8, tie_embeddings=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lmkit.cli import main
-from lmkit.config import ModelConfig, TrainConfig
+from lmkit.config import TrainConfig
 from lmkit.errors import UsageError
 from lmkit.lm import advice, estimate, micro_batch
 from lmkit.lm.device import Device
@@ -17,6 +17,7 @@ from lmkit.lm.estimate import memory_per_row, peak_memory
 from lmkit.lm.micro_batch import divisors, largest, with_largest_micro_batch
 from lmkit.lm.model import Transformer
 from lmkit.lm.trainer import Trainer
+from lmkit.model_config import ModelConfig
 from tiny_run import (
     assert_same_tensors,
     flags,

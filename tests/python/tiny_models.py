@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 
-from lmkit.config import ModelConfig, to_dict
+from lmkit.config import to_dict
 from lmkit.lm.checkpoint import write_checkpoint
 from lmkit.lm.model import Transformer
+from lmkit.model_config import ModelConfig
 from lmkit.tokenizer import Tokenizer
 
 ENDOFTEXT = "<|endoftext|>"

@@ -15,7 +15,8 @@ from lmkit.cli.options import (
     notices,
     quiet_option,
 )
-from lmkit.config import SamplingConfig, from_dict
+from lmkit.config import from_dict
+from lmkit.sampling_config import SamplingConfig
 
 _BETWEEN_SAMPLES = "\n---\n"
 

@@ -25,7 +25,7 @@ from typing import IO, Any, BinaryIO, TypeAlias, cast
 
 import torch
 
-from lmkit.config import ModelConfig, from_dict
+from lmkit.config import from_dict
 from lmkit.durable import durable_file, refused, write_durably
 from lmkit.errors import LmkitError, MismatchError, MissingFileError
 from lmkit.lm.checkpoint_names import checkpoints_in, is_folder, sidecar_path
@@ -33,6 +33,7 @@ from lmkit.lm.distributed import Ranks
 from lmkit.lm.document_mask import end_of_document_id
 from lmkit.lm.model import Transformer
 from lmkit.lm.optimizer import Optimizer
+from lmkit.model_config import ModelConfig
 from lmkit.setting import own_settings
 from lmkit.tokenizer import Tokenizer
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmkit.config import ModelConfig, TrainConfig, from_dict, to_dict
+from lmkit.config import TrainConfig, from_dict, to_dict
 from lmkit.errors import MismatchError
 from lmkit.lm.checkpoint import Notice, shape_differences
 from lmkit.lm.model import Transformer
 from lmkit.lm.optimizer import make_optimizer
+from lmkit.model_config import ModelConfig
 from lmkit.setting import own_settings
 
 # What torch.compile, DistributedDataParallel and Lightning put before names.

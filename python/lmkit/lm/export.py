@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lmkit._core import __version__
-from lmkit.config import ModelConfig, to_dict
+from lmkit.config import to_dict
 from lmkit.durable import durable_file, durable_folder
 from lmkit.errors import MismatchError, MissingFileError, UsageError
 from lmkit.lm.checkpoint import (
@@ -32,6 +32,7 @@ from lmkit.lm.huggingface_weights import huggingface_name, to_huggingface
 from lmkit.lm.model import Transformer
 from lmkit.lm.model_card import model_card
 from lmkit.lm.safetensors_files import write_shards, write_tensors
+from lmkit.model_config import ModelConfig
 from lmkit.tokenizer import Tokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmkit.config import ModelConfig, from_dict
+from lmkit.config import from_dict
 from lmkit.errors import LmkitError, MalformedError, MismatchError, MissingFileError, UsageError
 from lmkit.lm.checkpoint import Notice, read_checkpoint, write_checkpoint
 from lmkit.lm.checkpoint_names import checkpoint_name
@@ -30,6 +30,7 @@ from lmkit.lm.huggingface_model import (
 from lmkit.lm.run_folder import RunFolder, refuse_another_run
 from lmkit.lm.safetensors_files import read_metadata, read_tensors
 from lmkit.lm.trainer import CHECKPOINT_FORMAT
+from lmkit.model_config import ModelConfig
 from lmkit.setting import own_settings
 from lmkit.tokenizer import Tokenizer
 

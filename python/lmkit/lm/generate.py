@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmkit.config import SamplingConfig
 from lmkit.errors import LmkitError, MismatchError, UsageError
 from lmkit.lm.document_mask import last_document
 from lmkit.lm.end_of_text import END_OF_TEXT, end_of_text
 from lmkit.lm.model import Transformer
+from lmkit.sampling_config import SamplingConfig
 
 if TYPE_CHECKING:
     from lmkit.tokenizer import Tokenizer

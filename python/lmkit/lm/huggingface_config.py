@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lmkit.config import ModelConfig, from_dict
+from lmkit.config import from_dict
 from lmkit.durable import refused
 from lmkit.errors import MalformedError, MissingFileError, UsageError
+from lmkit.model_config import ModelConfig
 from lmkit.rope_scaling import RopeScaling
 from lmkit.setting import own_settings
 

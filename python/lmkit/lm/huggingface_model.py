@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmkit.config import ModelConfig, to_dict
+from lmkit.config import to_dict
 from lmkit.errors import LmkitError, MalformedError, MismatchError, MissingFileError, UsageError
 from lmkit.lm.checkpoint_names import CHECKPOINT_NAME
 from lmkit.lm.huggingface_config import from_huggingface_config, read_config
 from lmkit.lm.huggingface_weights import from_huggingface, huggingface_name, to_huggingface
 from lmkit.lm.model import Transformer
 from lmkit.lm.safetensors_files import read_folder
+from lmkit.model_config import ModelConfig
 
 HEAD = "lm_head.weight"
 EMBEDDING = "token_embeddings.weight"

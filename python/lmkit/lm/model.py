@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmkit.config import ModelConfig
 from lmkit.errors import UsageError
 from lmkit.lm.cross_entropy import head_cross_entropy
 from lmkit.lm.document_mask import document_mask
 from lmkit.lm.rope_frequencies import scaled
+from lmkit.model_config import ModelConfig
 from lmkit.rope_scaling import RopeScaling
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from lmkit.config import ModelConfig, TrainConfig, from_dict, settings, to_dict
+from lmkit.config import TrainConfig, from_dict, settings, to_dict
 from lmkit.errors import MismatchError
 from lmkit.lm.checkpoint import Notice, read_latest, read_outline, restore
 from lmkit.lm.checkpoint_names import is_folder
@@ -24,6 +24,7 @@ from lmkit.lm.distributed import Ranks
 from lmkit.lm.optimizer import Optimizer
 from lmkit.lm.sharding import cut_state, empty_like_cut, is_cut
 from lmkit.lm.weight_average import WeightAverage
+from lmkit.model_config import ModelConfig
 from lmkit.setting import own_settings
 
 TOKENIZER_FLAGS = ("tokenizer", "vocab_path", "merges_path")
