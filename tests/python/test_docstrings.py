@@ -31,6 +31,7 @@ MODULES = [
     "lmkit",
     "lmkit.byte_size",
     "lmkit.config",
+    "lmkit.model_config",
     "lmkit.rope_scaling",
     "lmkit.token_file",
     "lmkit.tokenize_files",
