@@ -1,9 +1,14 @@
-"""What the tests share: where the large corpora are, for those that need them."""
+"""What the tests share: Ctrl-C, and where the large corpora are, for those that need them."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell's background job ignores SIGINT, and so would every process that the tests start and stop.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

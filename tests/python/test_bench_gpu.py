@@ -23,7 +23,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(BENCHES))
-    monkeypatch.setattr(trainer, "Keeper", trainer.Keeper)  # the benchmark sets another
+    monkeypatch.setattr(trainer, "make_keeper", trainer.make_keeper)  # the benchmark sets another
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     return importlib.import_module("train_gpu")
 
