@@ -4,131 +4,72 @@
 //! each longest beginning of a character. [`StreamDecoder`] does the same for ids that come one by
 //! one, and holds back half a character until the rest has come.
 
-use std::{str, thread};
+use std::str;
 
 use crate::error::{Error, Result};
-use crate::memory::{use_huge_pages, zeroed};
+use crate::memory::reserve;
 use crate::progress::Progress;
 use crate::vocabulary::Vocabulary;
 
 /// Ids decoded between two looks at whether to stop.
 const ROUND: usize = 1 << 16;
-/// A thread is worth its start from so many ids on.
-const PART: usize = 1 << 17;
-/// More threads wait for memory, not for each other.
-const THREADS: usize = 8;
 
 /// The bytes that `ids` stand for, end to end.
-pub fn decode_bytes(
-    vocabulary: &Vocabulary,
-    ids: &[impl Copy + Into<i64> + Sync],
-) -> Result<Vec<u8>> {
+pub fn decode_bytes(vocabulary: &Vocabulary, ids: &[impl Copy + Into<i64>]) -> Result<Vec<u8>> {
     decode_watched(vocabulary, ids, &Progress::default())
 }
 
 /// The bytes that `ids` stand for, end to end; ends with [`Error::Interrupted`] soon after
-/// `progress` is cancelled. Many ids are decoded on several threads.
-///
-/// Two passes, the first of which checks the ids and adds up lengths: so the bytes go straight to
-/// their places, in memory that each thread is the first to touch.
+/// `progress` is cancelled.
 pub fn decode_watched(
     vocabulary: &Vocabulary,
-    ids: &[impl Copy + Into<i64> + Sync],
+    ids: &[impl Copy + Into<i64>],
     progress: &Progress,
 ) -> Result<Vec<u8>> {
-    let threads = match ids.len() / PART {
-        ..2 => 1,
-        parts => thread::available_parallelism().map_or(1, usize::from).min(parts).min(THREADS),
-    };
-    let part_len = ids.len().div_ceil(threads).max(1);
-    let parts: Vec<_> = ids.chunks(part_len).collect();
-    let lens = side_by_side(parts.iter().map(|&part| move || measure(vocabulary, part, progress)));
-    let mut total = 0;
-    let lens = lens.into_iter().enumerate().map(|(number, len)| {
-        let len = len.map_err(|error| match error {
+    let mut bytes = Vec::new();
+    for (round, part) in ids.chunks(ROUND).enumerate() {
+        progress.check()?;
+        decode_round(vocabulary, part, &mut bytes).map_err(|error| match error {
             Error::UnknownId { id, index, len } => {
-                Error::UnknownId { id, index: number * part_len + index, len }
+                Error::UnknownId { id, index: round * ROUND + index, len }
             }
             other => other,
         })?;
-        total += len;
-        Ok(len)
-    });
-    let lens = lens.collect::<Result<Vec<_>>>()?;
-    let mut bytes = zeroed(total)?.into_vec();
-    use_huge_pages(&mut bytes);
-    let mut rest = &mut bytes[..];
-    let written = parts.into_iter().zip(lens).map(|(part, len)| {
-        let (own, others) = std::mem::take(&mut rest).split_at_mut(len);
-        rest = others;
-        move || write(vocabulary, part, own, progress)
-    });
-    side_by_side(written).into_iter().collect::<Result<()>>()?;
-    Ok(bytes)
-}
-
-/// What each of `works` gives; all but the first on a thread of its own.
-fn side_by_side<T: Send>(works: impl Iterator<Item = impl FnOnce() -> T + Send>) -> Vec<T> {
-    let mut works = works.collect::<Vec<_>>().into_iter();
-    let Some(first) = works.next() else { return Vec::new() };
-    thread::scope(|scope| {
-        let others: Vec<_> = works.map(|work| scope.spawn(work)).collect();
-        let mut all = vec![first()];
-        all.extend(
-            others
-                .into_iter()
-                .map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
-        );
-        all
-    })
-}
-
-fn token_of(vocabulary: &Vocabulary, id: impl Into<i64>) -> Option<(usize, &[u8])> {
-    vocabulary.token_and_room(u32::try_from(id.into()).ok()?)
-}
-
-/// How many bytes `ids` stand for, all of which must have a token.
-fn measure(
-    vocabulary: &Vocabulary,
-    ids: &[impl Copy + Into<i64>],
-    progress: &Progress,
-) -> Result<usize> {
-    let mut bytes = 0;
-    for (index, &id) in ids.iter().enumerate() {
-        if index % ROUND == 0 {
-            progress.check()?;
-        }
-        let Some((len, _)) = token_of(vocabulary, id) else {
-            return Err(Error::UnknownId { id: id.into(), index, len: vocabulary.len() });
-        };
-        bytes += len;
     }
     Ok(bytes)
 }
 
-/// Writes the bytes of `ids`, which were measured, to `out`.
-///
 /// Most tokens are short: sixteen bytes are copied whatever the length, and the next token
 /// overwrites what was too much. A copy of just the length would be a call for each token.
-fn write(
+fn decode_round(
     vocabulary: &Vocabulary,
     ids: &[impl Copy + Into<i64>],
-    out: &mut [u8],
-    progress: &Progress,
+    bytes: &mut Vec<u8>,
 ) -> Result<()> {
     const ROOM: usize = Vocabulary::ROOM;
-    let mut at = 0;
-    for (index, &id) in ids.iter().enumerate() {
-        if index % ROUND == 0 {
-            progress.check()?;
-        }
-        let Some((len, token)) = token_of(vocabulary, id) else { continue };
-        match out.get_mut(at..at + ROOM) {
-            Some(place) if len <= ROOM => place.copy_from_slice(&token[..ROOM]),
-            _ => out[at..at + len].copy_from_slice(&token[..len]),
-        }
-        at += len;
+    let token = |index: usize| {
+        u32::try_from(ids[index].into()).ok().and_then(|id| vocabulary.token_and_room(id))
+    };
+    let unknown =
+        |index: usize| Error::UnknownId { id: ids[index].into(), index, len: vocabulary.len() };
+    let mut end = bytes.len();
+    let mut needed = end + ROOM;
+    for index in 0..ids.len() {
+        let Some((len, _)) = token(index) else { return Err(unknown(index)) };
+        needed += len;
     }
+    reserve(bytes, needed - end)?;
+    bytes.resize(needed, 0);
+    for index in 0..ids.len() {
+        let Some((len, token)) = token(index) else { return Err(unknown(index)) };
+        if len <= ROOM {
+            bytes[end..end + ROOM].copy_from_slice(&token[..ROOM]);
+        } else {
+            bytes[end..end + len].copy_from_slice(&token[..len]);
+        }
+        end += len;
+    }
+    bytes.truncate(end);
     Ok(())
 }
 
