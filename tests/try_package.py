@@ -17,6 +17,7 @@ from pathlib import Path
 README = Path(__file__).resolve().parents[1] / "README.md"
 STEPS = {"10000 --checkpoint_dir": "8 --checkpoint_dir", "20000": "12"}
 TEXT_BYTES = 1_500_000
+PAGE = 2500
 
 
 def main() -> None:
@@ -63,13 +64,14 @@ def blocks(markdown: str, language: str) -> list[str]:
 
 
 def some_text() -> str:
-    """Some of the standard library's sources, a document each."""
+    """Some of the standard library's sources, in documents of a page."""
     text = ""
     for source in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        text += source.read_text(encoding="utf-8", errors="replace") + "<|endoftext|>"
+        text += source.read_text(encoding="utf-8", errors="replace")
         if len(text) > TEXT_BYTES:
             break
-    return text
+    pages = [text[start : start + PAGE] for start in range(0, len(text), PAGE)]
+    return "".join(page + "<|endoftext|>" for page in pages)
 
 
 def run(command: list[str], folder: Path) -> None:

@@ -155,6 +155,8 @@ def data_set(shards: int, folder: Path) -> None:
             file_bytes=2 * TOKENS,
             smallest_id=0,
             largest_id=0,
+            skipped=[],
+            null_rows=0,
             lmkit=plan.lmkit,
             worker="host:1",
             seconds=1.0,
