@@ -14,7 +14,7 @@ import encode
 import harness
 import vocabularies
 
-MEGABYTES = 4000
+MEGABYTES = 2000
 TRIAL_MB = 20
 NEVER = 1e9
 WITHOUT = "lmkit without notes"
