@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lmkit.errors import SystemRefusedError
+from lmkit.process import is_alive
 
 TEMPORARY_SUFFIX = ".tmp"
 FOLDER_SUFFIX = ".lmkit-tmp"  # of folders, which stand among files of others
@@ -85,7 +86,7 @@ def sweep_dead_folders(path: Path) -> None:
     except OSError as error:
         raise refused("write", path, error) from error
     for match, folder in found:
-        if match is None or _is_alive(int(match[1])):
+        if match is None or is_alive(int(match[1])):
             continue
         if match[2] and not path.exists():
             folder.replace(path)
@@ -97,16 +98,6 @@ def _beside(path: Path, words: str) -> Path:
     return path.with_name(f".{path.name}.{words}{FOLDER_SUFFIX}")
 
 
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True
-
-
 def sync_file(path: Path) -> None:
     """Make the content of a file outlive a crash of the machine."""
     with path.open("rb") as file:
@@ -115,6 +106,8 @@ def sync_file(path: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder outlive a crash of the machine."""
+    if os.name == "nt":  # cannot open a folder; its renames are durable once the file is
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

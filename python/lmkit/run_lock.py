@@ -1,8 +1,9 @@
 """Whether a training run is going on in a folder, told from outside, without torch."""
 
-import os
 import socket
 from pathlib import Path
+
+from lmkit.process import is_alive
 
 LOCK_NAME = "run.lock"
 
@@ -18,12 +19,4 @@ def is_going(folder: Path) -> bool:
         process, host = int(words[1]), words[3]
     except (OSError, ValueError, IndexError):
         return False
-    if host != socket.gethostname():
-        return True
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True  # it is somebody else's, but it is there
-    return True
+    return host != socket.gethostname() or is_alive(process)

@@ -21,10 +21,10 @@ from distributed import Client, LocalCluster
 import lmkit
 from lmkit.cluster.worker import make_shard
 from lmkit.errors import MismatchError, SystemRefusedError, UsageError
+from lmkit.process import is_alive
 from lmkit.shards.data_set import begin
 from lmkit.shards.encode_shard import ShardTask
 from lmkit.shards.make_plan import ShardOptions, make_plan
-from lmkit.shards.work_folder import _is_alive
 from shard_texts import END, at_work, contents, documents, lmkit_tokenize, refusal, train_tokenizer
 
 SHARDS = 8
@@ -230,7 +230,7 @@ def test_an_interrupted_local_cluster_is_gone(text, tokenizer, whole, tmp_path):
         _, complaints = process.communicate(timeout=60)
     assert process.returncode == 130
     assert complaints.endswith("the same command goes on from there\ninterrupted\n")
-    while any(map(_is_alive, pids)):  # they were killed, which takes the system a moment
+    while any(map(is_alive, pids)):  # they were killed, which takes the system a moment
         time.sleep(0.01)
     lmkit_tokenize(*run)
     assert contents(out) == whole

@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from lmkit.durable import sync_folder
 from lmkit.errors import SystemRefusedError
+from lmkit.process import is_alive
 
 _ENDING = ".lmkit-tmp"
 
@@ -66,13 +68,7 @@ class WorkFolder:
 
     def sync(self) -> None:
         """Make what was published outlive a crash of the machine."""
-        if os.name == "nt":  # cannot open a folder; its renames are durable once the file is
-            return
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(self.folder)
 
 
 def sweep(folder: Path, *, all_hosts: bool = False) -> None:
@@ -87,7 +83,7 @@ def sweep(folder: Path, *, all_hosts: bool = False) -> None:
         host, _, rest = path.name[1:].partition(".")
         process = rest.partition(".")[0]
         is_ours = host == _host() and process.isdigit()
-        if (all_hosts and not is_ours) or (is_ours and not _is_alive(int(process))):
+        if (all_hosts and not is_ours) or (is_ours and not is_alive(int(process))):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -109,24 +105,3 @@ def _host() -> str:
         except OSError:  # another system
             parts.append("")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
-
-def _is_alive(process: int) -> bool:
-    if os.name == "nt":  # nobody can say without opening the process
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return not _is_zombie(process)
-
-
-def _is_zombie(process: int) -> bool:
-    """Whether it has ended, and its parent has not asked after it yet."""
-    try:
-        state = Path(f"/proc/{process}/stat").read_bytes().rpartition(b") ")[2]
-    except OSError:  # another system
-        return False
-    return state.startswith(b"Z")

@@ -7,7 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
+from lmkit.durable import sync_folder
 from lmkit.errors import MissingFileError, SystemRefusedError, UsageError
+from lmkit.process import is_alive
 
 
 class Outputs:
@@ -53,7 +55,7 @@ class Outputs:
             for path, temporary, _ in sorted(self._open, key=lambda made: made[0] in self._last):
                 temporary.replace(path)
             for folder in {path.parent for path, _, _ in self._open}:
-                _sync(folder)
+                sync_folder(folder)
         except OSError as error:
             named = error.filename or self._open[0][0]
             raise SystemRefusedError(f"{named}: {error.strerror}") from error
@@ -71,31 +73,10 @@ def check_outputs(paths: Sequence[Path], *, force: bool) -> None:
             )
 
 
-def _sync(folder: Path) -> None:
-    if os.name != "nt":  # cannot open a folder; its renames are durable once the file is
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _sweep(path: Path) -> None:
     """Remove what dead processes left of the same output."""
     temporary = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.lmkit-tmp")
     for entry in path.parent.iterdir():
         found = temporary.fullmatch(entry.name)
-        if found and not _is_alive(int(found[1])):
+        if found and not is_alive(int(found[1])):
             entry.unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    if os.name == "nt" or process == os.getpid():
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # someone else's
-        return True
-    return True
