@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, as_completed
 
 import lmkit
 from lmkit.cluster.worker import make_shard
@@ -25,6 +25,7 @@ from lmkit.process import is_alive
 from lmkit.shards.data_set import begin
 from lmkit.shards.encode_shard import ShardTask
 from lmkit.shards.make_plan import ShardOptions, make_plan
+from lmkit.shards.tally import Tally
 from shard_texts import END, at_work, contents, documents, lmkit_tokenize, refusal, train_tokenizer
 
 SHARDS = 8
@@ -123,6 +124,38 @@ def test_a_worker_that_is_killed_costs_one_shard_and_changes_nothing(
     after = receipts(out)
     assert {name: after[name] for name in before} == before  # none of them was made twice
     assert contents(out) == whole  # and what the dead worker left is swept
+
+
+def test_a_worker_may_be_lost_before_its_receipt_is_read(
+    cluster, client, text, tokenizer, whole, tmp_path, monkeypatch
+):
+    """Dask then does the task again, and a receipt that was read is not asked for a second time."""
+    lost: list[str] = []
+
+    class Hindered(as_completed):
+        def next_batch(self, block: bool = True) -> Any:
+            batch = list(super().next_batch(block))
+            if not lost:
+                ((holder,),) = batch[0].client.who_has([batch[0]]).values()
+                (pid,) = client.run(os.getpid, workers=[holder]).values()
+                os.kill(pid, signal.SIGKILL)
+                while batch[0].status == "finished":
+                    time.sleep(0.001)
+                lost.append(batch[0].status)
+            return batch
+
+    monkeypatch.setattr("lmkit.cluster.run_on_cluster.as_completed", Hindered)
+    lmkit_tokenize(*words(text, tokenizer, tmp_path / "out"), *on(cluster))
+    assert lost == ["lost"]
+    assert contents(tmp_path / "out") == whole
+
+
+def test_progress_is_told_while_shards_are_made(cluster, text, tokenizer, tmp_path, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr("lmkit.cluster.run_on_cluster._SECONDS_BETWEEN_LOOKS", 0.001)
+    monkeypatch.setattr(Tally, "tell", lambda tally: told.append(tally.shards()))
+    lmkit_tokenize(*words(text, tokenizer, tmp_path / "out"), *on(cluster))
+    assert told.count(told[0]) > 2  # not at the beginning and at the first receipt alone
 
 
 def test_a_full_disk_on_one_worker_is_named(cluster, client, text, tokenizer, whole, tmp_path):

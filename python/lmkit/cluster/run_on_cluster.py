@@ -24,6 +24,10 @@ from lmkit.tokenizer import Tokenizer
 
 _SECONDS_BETWEEN_LOOKS = 0.05
 
+# A worker may be lost between the end of a task and the reading of its receipt: Dask then does the
+# task again, and the future is one to wait for as before.
+_UNDER_WAY = {"lost", "pending"}
+
 
 def run_on_cluster(
     tasks: Sequence[ShardTask],
@@ -71,19 +75,32 @@ def _run(
     topic, num_threads, method = how
     tally.tell()  # the clock of its rate begins now, with nothing done
     keys = [f"{topic}-{task.name}" for task in tasks]
-    futures = client.map(
-        make_shard, tasks, key=keys, topic=topic, num_threads=num_threads, method=method, pure=False
-    )
     by_key = dict(zip(keys, tasks, strict=True))
     watch = _Watch(client)
-    waiting = as_completed(futures, loop=client.loop)
+    # No list of the futures is kept: one that is held would be done again when its worker is lost,
+    # though its receipt was read long ago.
+    waiting = as_completed(
+        client.map(
+            make_shard,
+            tasks,
+            key=keys,
+            topic=topic,
+            num_threads=num_threads,
+            method=method,
+            pure=False,
+        ),
+        loop=client.loop,
+    )
     while waiting.count():
-        if waiting.is_empty():
+        if not waiting.has_ready():
             time.sleep(_SECONDS_BETWEEN_LOOKS)
             watch.look(tally)
             tally.tell()
             continue
         for future in waiting.next_batch():
+            if future.status in _UNDER_WAY:
+                waiting.add(future)
+                continue
             receipt = _receipt_of(future, by_key[future.key], client)
             tally.finished(receipt.number)
             tally.tell()
