@@ -121,7 +121,7 @@ def _near_choices(error: "object") -> list[str]:
     """Of an option's choices those that are spelt much like what was typed."""
     import click
 
-    from lmkit.cli.options import near_misses
+    from lmkit.cli.value_sources import near_misses
 
     if not isinstance(error, click.BadParameter) or error.param is None:
         return []

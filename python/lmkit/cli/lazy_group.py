@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmkit.cli.options import CONTEXT, near_misses
+from lmkit.cli.options import CONTEXT
+from lmkit.cli.value_sources import near_misses
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

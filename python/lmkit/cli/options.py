@@ -1,24 +1,21 @@
 """Settings to click options: the only place flags are made.
 
 :func:`config_options` makes one option a config field; :class:`Command` gives every command
-``--config``, help by groups, and near misses. Values come from the command line, else the
-environment (``LMKIT_<COMMAND>_<OPTION>``), else the TOML file, else the default. A config field's
-option that none of the three gave arrives as None, so that a command can tell what was asked for.
-Names are those of the flags in all three, with dashes or underscores.
+``--config`` and help by groups. Values come from the command line, else the environment
+(``LMKIT_<COMMAND>_<OPTION>``), else the TOML file (`lmkit.cli.value_sources`), else the default. A
+config field's option that none of the three gave arrives as None, so that a command can tell what
+was asked for.
 """
 
-import difflib
 import itertools
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from lmkit.cli.completions import complete_by_metavar, words_or_files
+from lmkit.cli.value_sources import flag_name, flags, name_variables, read_config, true_sources
 from lmkit.config import GROUPS, TrainConfig, settings
-from lmkit.config_file import flatten, read_toml
-from lmkit.errors import UsageError
 from lmkit.presets import PRESETS
 from lmkit.setting import Setting
 
@@ -46,11 +43,6 @@ SHARED = {
 }  # fmt: skip
 
 
-def near_misses(name: str, known: Iterable[str]) -> list[str]:
-    """Those of ``known`` that are spelt much like ``name``."""
-    return difflib.get_close_matches(name, list(known), n=3)
-
-
 class Option(click.Option):
     """An option that belongs to a group of the help page."""
 
@@ -75,7 +67,7 @@ class Command(click.Command):
                 metavar="FILE",
                 is_eager=True,
                 expose_value=False,
-                callback=_read_config,
+                callback=read_config,
                 help="Take options that are not given from this TOML file.",
             )
         )
@@ -83,8 +75,14 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse with dashes and underscores alike, after naming the environment's variables."""
         if not ctx.resilient_parsing:  # as while completing
-            _name_variables(self, ctx)
-        return super().parse_args(ctx, _underscored(self, args))
+            name_variables(self, ctx)
+        with true_sources(ctx):
+            return super().parse_args(ctx, _underscored(self, args))
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
+        """Run the command; what it says of a value names where that came from."""
+        with true_sources(ctx):
+            return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, those of one group together, those of every command last."""
@@ -112,18 +110,9 @@ def _group_of(option: click.Option, *, is_long: bool) -> str:
     return own or (shared if is_long else None) or "Options"
 
 
-def flag_name(option: click.Parameter) -> str:
-    """An option's name as it is typed, without dashes; its parameter may be called otherwise."""
-    return max(option.opts, key=len).lstrip("-").replace("-", "_")
-
-
-def _flags(command: click.Command) -> dict[str, click.Option]:
-    return {flag_name(p): p for p in command.params if isinstance(p, click.Option)}
-
-
 def _underscored(command: click.Command, args: list[str]) -> list[str]:
     """The arguments with each option spelt with underscores; values stay as they are."""
-    known = {opt: p for p in _flags(command).values() for opt in (*p.opts, *p.secondary_opts)}
+    known = {opt: p for p in flags(command).values() for opt in (*p.opts, *p.secondary_opts)}
     spelt: list[str] = []
     rest = iter(args)
     for argument in rest:
@@ -136,66 +125,6 @@ def _underscored(command: click.Command, args: list[str]) -> list[str]:
         if option and not equals and not option.is_flag:
             spelt.extend(itertools.islice(rest, 1))
     return [*spelt, *rest]
-
-
-def _name_variables(command: click.Command, ctx: click.Context) -> None:
-    """Let LMKIT_<COMMAND>_<OPTION> give each option; refuse such names that mean nothing."""
-    prefix = f"{ctx.auto_envvar_prefix}_"
-    flags = _flags(command)
-    for name, option in flags.items():
-        option.envvar = prefix + name.upper()
-    for variable in os.environ:
-        name = variable.removeprefix(prefix).lower()
-        if variable.startswith(prefix) and name not in flags and not _of_sibling(variable, ctx):
-            near = [prefix + near.upper() for near in near_misses(name, flags)]
-            raise UsageError(
-                f"environment variable {variable} names no option of {ctx.command_path}",
-                hint=_did_you_mean(near),
-            )
-
-
-def _of_sibling(variable: str, ctx: click.Context) -> bool:
-    """Whether a variable of `train` belongs to `train-tokenizer`, whose prefix is longer."""
-    group = ctx.parent.command if ctx.parent else None
-    names = group.list_commands(ctx) if isinstance(group, click.Group) else []
-    prefixes = [f"LMKIT_{name.replace('-', '_').upper()}_" for name in names]
-    mine = f"{ctx.auto_envvar_prefix}_"
-    return any(variable.startswith(one) and len(one) > len(mine) for one in prefixes)
-
-
-def _did_you_mean(near: list[str]) -> str | None:
-    return f"did you mean {' or '.join(near)}?" if near else None
-
-
-def _read_config(ctx: click.Context, _parameter: click.Parameter, path: str | None) -> None:
-    """Put the values of a TOML file beneath the environment; unknown names are refused."""
-    if path is None:
-        return
-    known = _flags(ctx.command)
-    del known["config"]
-    values: dict[str, object] = {}
-    for name, value in flatten(read_toml(path), GROUPS).items():
-        if name not in known:
-            raise UsageError(
-                f"config file {path}: unknown option {name}",
-                hint=_did_you_mean(near_misses(name, known)),
-            )
-        values[str(known[name].name)] = _as_typed(known[name], value, path)
-    ctx.default_map = {**(ctx.default_map or {}), **values}
-
-
-def _as_typed(option: click.Option, value: object, path: str) -> object:
-    """A TOML value as if it were typed, so that both pass through the same checks."""
-    if option.is_flag and isinstance(value, bool):
-        return value
-    if option.multiple and not isinstance(value, list):
-        value = [value]
-    many = value if isinstance(value, list) else [value]
-    fits = all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in many)
-    if option.is_flag or not fits or (isinstance(value, list) and not option.multiple):
-        kind = "true or false" if option.is_flag else "a list" if option.multiple else "one value"
-        raise UsageError(f"config file {path}: {flag_name(option)} must be {kind}, not {value!r}")
-    return [str(one) for one in many] if option.multiple else str(value)
 
 
 class SettingType(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic from click 8.2 on

@@ -1,4 +1,4 @@
-"""`lmkit train --print_config`: what was given, anywhere, to every setting of the run it means."""
+"""What was given, anywhere, to every setting of the run it means: `lmkit train --print_config`."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -30,9 +30,7 @@ def print_config(
         notice: hears what a checkpoint's own settings are changed to.
         as_json: print JSON.
     """
-    # A word that is settled only when the run begins stays as it is.
-    words = {name: value for name, value in typed.items() if _is_word(name, value)}
-    rest = {name: value for name, value in typed.items() if name not in words}
+    words, rest = _parted(typed)
     config = to_dict(_resolved(rest | given({"preset": preset}), notice)) | words
     changed = {name: value for name, value in others.items() if value != OTHERS[name]}
     if as_json:
@@ -40,6 +38,22 @@ def print_config(
         return
     shown = {name: "none" if _is_off(name, value) else value for name, value in config.items()}
     click.echo(explained_toml(changed | shown), nl=False)
+
+
+def refuse_misfits(typed: Mapping[str, object], preset: str | None) -> None:
+    """Refuse settings of a new run that do not fit each other, before there are processes.
+
+    These would be given the settings as flags, and not know where they came from.
+    """
+    if typed.get("load_checkpoint") is None:
+        _, rest = _parted(typed)
+        train_config(rest | given({"preset": preset}))
+
+
+def _parted(typed: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
+    """The words that are settled only when the run begins, and all the rest."""
+    words = {name: value for name, value in typed.items() if _is_word(name, value)}
+    return words, {name: value for name, value in typed.items() if name not in words}
 
 
 def _is_word(name: str, value: object) -> bool:

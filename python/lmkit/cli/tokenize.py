@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from lmkit.cli.options import Command, flag_name, json_option, quiet_option
+from lmkit.cli.options import Command, json_option, quiet_option
 from lmkit.cli.progress import progress_bar
 from lmkit.cli.shard_options import shard_options
 from lmkit.cli.text_options import (
@@ -24,6 +24,7 @@ from lmkit.cli.tokenize_shards import (
     tokenize_shards,
 )
 from lmkit.cli.tokenizer_options import load_tokenizer, say_special, tokenizer_options
+from lmkit.cli.value_sources import flag_name
 from lmkit.errors import UsageError
 from lmkit.tokenizer import Tokenizer
 

@@ -19,6 +19,7 @@ from lmkit.cli.options import (
 )
 from lmkit.cli.progress import progress_bar
 from lmkit.cli.resolved_config import print_config as say_config
+from lmkit.cli.resolved_config import refuse_misfits
 from lmkit.config import TrainConfig
 from lmkit.presets import PRESETS
 
@@ -93,6 +94,7 @@ def command(
         say_config(settings, preset, others, notices(quiet=quiet), as_json=as_json)
         return
     if (nproc > 1 or max_restarts) and not dry_run and "WORLD_SIZE" not in os.environ:
+        refuse_misfits(settings, preset)
         words = as_words({**settings, **_options(preset, force=force, json=as_json, quiet=quiet)})
         context.exit(launch(words, nproc, max_restarts))
     folder = settings.get("checkpoint_dir", TrainConfig.checkpoint_dir)

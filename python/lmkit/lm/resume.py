@@ -261,5 +261,5 @@ def _refuse_another_shape(
     if differing:
         raise MismatchError(
             f"{checkpoint} is of another model: {'; '.join(differing)}",
-            hint="leave these flags out: what is not given comes from the checkpoint",
+            hint="leave these out: what is not given comes from the checkpoint",
         )
