@@ -436,13 +436,12 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tokenizer, tmp_path):
     command = [sys.executable, "-m", "lmkit", "tokenize", *map(str, run)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         first = out / "shard_00000_of_00008.receipt.json"
-        while not first.exists():
-            assert process.poll() is None
+        while process.poll() is None and not first.exists():
             time.sleep(0.002)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=120)
     # All may be done before the signal arrives; then there is nothing to go on with.
-    if process.returncode != 0:
+    if len(list(out.glob("*.receipt.json"))) < 8:
         assert process.returncode == 130
         assert "of 8 shards are there and stay" in said
         assert not (out / "manifest.json").exists()

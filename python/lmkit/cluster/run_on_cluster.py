@@ -9,6 +9,7 @@ Any other failure ends the run: shards that are whole stay, and the same command
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 from distributed import Client, Future, KilledWorker, as_completed
@@ -108,21 +109,22 @@ def _run(
 
 
 def _receipt_of(future: "Future[Receipt]", task: ShardTask, client: Client) -> Receipt:
-    if future.status == "finished":
+    # Its status is not asked first: that may have changed by the time of the answer.
+    try:
         receipt: Receipt = future.result()
-        return receipt
-    if future.status != "error":
-        raise _lost(client)
-    error = future.exception()
-    if isinstance(error, LmkitError):
-        raise error
-    if isinstance(error, KilledWorker):
+    except LmkitError:
+        raise
+    except KilledWorker as error:
         raise LmkitError(
             f"{task.name}: every worker that had it was lost, the last of them "
             f"{error.last_worker.address}",
             hint="their logs say why; --num_threads 1 takes less memory",
-        )
-    raise LmkitError(f"{task.name}: {type(error).__name__}: {error}")
+        ) from error
+    except (CancelledError, OSError) as error:  # a task's own are told as LmkitError
+        raise _lost(client) from error
+    except Exception as error:
+        raise LmkitError(f"{task.name}: {type(error).__name__}: {error}") from error
+    return receipt
 
 
 def _lost(client: Client) -> SystemRefusedError:

@@ -32,6 +32,7 @@ def work_folder(folder: Path) -> Iterator["WorkFolder"]:
     """
     work = WorkFolder(folder)
     try:
+        work.make()  # in here, so that Ctrl-C just after leaves nothing
         yield work
     finally:
         shutil.rmtree(work.path, ignore_errors=True)
@@ -43,10 +44,13 @@ class WorkFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / f".{_host()}.{os.getpid()}.{secrets.token_hex(4)}{_ENDING}"
+
+    def make(self) -> None:
+        """Make the folder; its name is no other's."""
         try:
             self.path.mkdir()
         except OSError as error:
-            raise refused(folder, error) from error
+            raise refused(self.folder, error) from error
 
     def publish(self, name: str) -> None:
         """Move the file called ``name``, which is on disk, to its place in the data set."""
