@@ -5,7 +5,8 @@ the model is cut over them a `Partner`, which writes its part of each checkpoint
 ask which it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -81,25 +82,23 @@ class Partner(Bystander):
         again: bool = False,
     ) -> None:
         """See `Bystander`."""
-        paths, saved = self._wanted(step, numbered=numbered, best=best, again=again)
-        if paths:
-            self._writer.write(paths, state(), saved)
-
-    def wait(self) -> LmkitError | None:
-        """See `Bystander`."""
-        return self._writer.wait()
-
-    def _wanted(
-        self, step: int, *, numbered: bool, best: bool, again: bool
-    ) -> tuple[list[Path], Saved | None]:
-        """What is to be written where, and which of it is a numbered checkpoint."""
         folder, saved = self._typed.rstrip("/"), None
         if numbered and (again or not self._writer.has(step)):
             saved = Saved(step, f"{folder}/{checkpoint_name(step, cut=self._cut)}")
         paths = [Path(saved.printed)] if saved else []
         if best:
             paths.append(Path(f"{folder}/{BEST_NAMES[self._cut]}"))
-        return paths, saved
+        if paths:
+            with self._saving(step, saved):
+                self._writer.write(paths, state(), saved)
+
+    def wait(self) -> LmkitError | None:
+        """See `Bystander`."""
+        return self._writer.wait()
+
+    def _saving(self, step: int, saved: Saved | None) -> AbstractContextManager[None]:  # noqa: ARG002 - the first process's
+        """What goes around the writing of the numbered checkpoint ``saved``, or the best alone."""
+        return nullcontext()
 
 
 class Keeper(Partner):
@@ -120,28 +119,6 @@ class Keeper(Partner):
         self._report = report
         self._pace = pace
 
-    def save(
-        self,
-        step: int,
-        state: Callable[[], Mapping[str, Any]],
-        *,
-        numbered: bool,
-        best: bool,
-        again: bool = False,
-    ) -> None:
-        """See `Bystander`."""
-        paths, saved = self._wanted(step, numbered=numbered, best=best, again=again)
-        if not paths:
-            return
-        if saved:
-            self._report.line(
-                f"Saving checkpoint to {saved.printed}", event="saving", path=saved.printed
-            )
-        aside = self._pace.aside
-        with self._pace.between_steps():
-            self._writer.write(paths, state(), saved)
-        self._report.metrics({"iter": step, "save_stall": self._pace.aside - aside})
-
     def history(self) -> list[dict[str, Any]]:
         """See `Bystander`."""
         return self._folder.metrics()
@@ -152,6 +129,18 @@ class Keeper(Partner):
         self._folder.go_back_to(saved.step, Path(saved.printed))
         self._report.attach(self._folder)
         self._report.loggers.go_back_to(saved.step)
+
+    @contextmanager
+    def _saving(self, step: int, saved: Saved | None) -> Iterator[None]:
+        """Say what is saved, and what it costs the run."""
+        if saved:
+            self._report.line(
+                f"Saving checkpoint to {saved.printed}", event="saving", path=saved.printed
+            )
+        aside = self._pace.aside
+        with self._pace.between_steps():
+            yield
+        self._report.metrics({"iter": step, "save_stall": self._pace.aside - aside})
 
 
 def make_keeper(
