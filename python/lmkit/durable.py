@@ -17,18 +17,21 @@ from lmkit.errors import SystemRefusedError
 from lmkit.process import is_alive
 
 TEMPORARY_SUFFIX = ".tmp"
-FOLDER_SUFFIX = ".lmkit-tmp"  # of folders, which stand among files of others
+OUTPUT_SUFFIX = ".lmkit-tmp"  # of what stands among files of others
 
 
 @contextmanager
 def durable_file(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write; it appears under ``path`` when the block ends without an error."""
+    """Give a file to write; it appears under ``path`` when the block ends without an error.
+
+    What writers that were killed left of the same file is removed.
+    """
+    sweep_dead(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
         with temporary.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            sync_open(file)
         temporary.replace(path)
         sync_folder(path.parent)
     except BaseException as error:
@@ -52,8 +55,8 @@ def durable_folder(path: Path) -> Iterator[Path]:
     What is at ``path`` already is replaced as a whole: whether it may be is the caller's to know.
     What writers that were killed left of the same folder is removed.
     """
-    sweep_dead_folders(path)
-    partial, old = (_beside(path, f"{os.getpid()}{end}") for end in ("", ".old"))
+    sweep_dead(path)
+    partial, old = (beside(path, f"{os.getpid()}{end}") for end in ("", ".old"))
     try:
         partial.mkdir()
         yield partial
@@ -75,27 +78,35 @@ def durable_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep_dead_folders(path: Path) -> None:
-    """Remove what killed writers of the folder ``path`` left beside it.
+def sweep_dead(path: Path) -> None:
+    """Remove what killed writers of the file or folder ``path`` left beside it.
 
     One that was killed between its two renames left the old folder alone: it is put back.
     """
-    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.old)?{re.escape(FOLDER_SUFFIX)}")
+    suffixes = "|".join(map(re.escape, (TEMPORARY_SUFFIX, OUTPUT_SUFFIX)))
+    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.old)?({suffixes})")
     try:
         found = [(name.fullmatch(one.name), one) for one in path.parent.iterdir()]
     except OSError as error:
         raise refused("write", path, error) from error
-    for match, folder in found:
+    for match, left in found:
         if match is None or is_alive(int(match[1])):
             continue
         if match[2] and not path.exists():
-            folder.replace(path)
+            left.replace(path)
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(left)
 
 
-def _beside(path: Path, words: str) -> Path:
-    return path.with_name(f".{path.name}.{words}{FOLDER_SUFFIX}")
+def beside(path: Path, words: str) -> Path:
+    """The temporary name of an output that is told from others of the same place by ``words``."""
+    return path.with_name(f".{path.name}.{words}{OUTPUT_SUFFIX}")
+
+
+def sync_open(file: BinaryIO) -> None:
+    """Make what was written to an open file outlive a crash of the machine."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def sync_file(path: Path) -> None:
@@ -119,11 +130,17 @@ def sweep_temporaries(folder: Path) -> list[Path]:
     """Remove what killed writers left in a folder that no one else writes to; tell what it was."""
     stale = sorted(folder.glob(f".*{TEMPORARY_SUFFIX}"))
     for path in stale:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
     return stale
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder if the system lets us: it may be another user's."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def refused(verb: str, path: Path | str, error: OSError) -> SystemRefusedError:

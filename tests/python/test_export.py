@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import stat
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 from safetensors import safe_open
 
 from lmkit.cli import main
+from lmkit.durable import sweep_dead, write_durably
 from lmkit.errors import LmkitError, MismatchError, SystemRefusedError, UsageError
 from lmkit.lm import export as export_module
 from lmkit.lm import generate, load_model
@@ -275,13 +277,19 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tokenizer, tmp_path, m
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
 
 
+def test_what_a_killed_writer_of_one_file_left_is_removed(tmp_path):
+    (tmp_path / ".out.999999999.tmp").write_bytes(b"torn")
+    alive = tmp_path / f".out.{os.getppid()}.tmp"
+    alive.write_bytes(b"someone else's")
+    write_durably(tmp_path / "out", b"whole")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [alive.name, "out"]
+
+
 def test_a_folder_that_a_kill_left_under_its_other_name_comes_back(tokenizer, tmp_path):
     path = checkpoint_of(random_model(shape("plain")), tokenizer, tmp_path / "checkpoint_7.pt")
     export_model(path, tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / ".out.999999999.old.lmkit-tmp")
-    from lmkit.durable import sweep_dead_folders
-
-    sweep_dead_folders(tmp_path / "out")
+    sweep_dead(tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 

@@ -26,7 +26,7 @@ from typing import IO, Any, BinaryIO, TypeAlias, cast
 import torch
 
 from lmkit.config import from_dict
-from lmkit.durable import durable_file, refused, write_durably
+from lmkit.durable import durable_file, refused, sync_open, write_durably
 from lmkit.errors import LmkitError, MismatchError, MissingFileError
 from lmkit.lm.checkpoint_names import checkpoints_in, is_folder, sidecar_path
 from lmkit.lm.distributed import Ranks
@@ -174,8 +174,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         if path.exists():
             sidecar["replaces"] = _identity(path)
         # torch.save is done and this block's end renames, so the sidecar is first by one rename.
-        file.flush()
-        os.fsync(file.fileno())
+        sync_open(file)
         write_durably(sidecar_path(path), json.dumps(sidecar, indent=1).encode() + b"\n")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from lmkit.durable import refused
 from lmkit.errors import MissingFileError, UsageError
 from lmkit.shards.make_plan import Planned
 from lmkit.shards.manifest import Manifest, ShardEntry
@@ -17,7 +18,7 @@ from lmkit.shards.names import MANIFEST, PLAN, receipt_name
 from lmkit.shards.plan import Plan, read_plan
 from lmkit.shards.receipt import Receipt, find_receipt
 from lmkit.shards.verify import verify_shard
-from lmkit.shards.work_folder import refused, sweep, work_folder
+from lmkit.shards.work_folder import sweep, work_folder
 
 _OURS = re.compile(r"shard_\d+_of_\d+\.(npy|bin|npy\.json|bin\.json|docs\.npy|receipt\.json)")
 _NAMED = 5
@@ -196,7 +197,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise refused(folder, error) from error
+        raise refused("make", folder, error) from error
 
 
 def _discard(folder: Path) -> None:
@@ -208,7 +209,7 @@ def _discard(folder: Path) -> None:
         for name in (MANIFEST, *ours, PLAN):
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
-        raise refused(folder, error) from error
+        raise refused("remove", folder, error) from error
 
 
 def discard_shard(planned: Planned, number: int) -> None:

@@ -16,11 +16,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from lmkit.durable import sync_folder
-from lmkit.errors import SystemRefusedError
+from lmkit.durable import OUTPUT_SUFFIX, refused, sync_folder, sync_open
 from lmkit.process import is_alive
-
-_ENDING = ".lmkit-tmp"
 
 
 @contextmanager
@@ -43,31 +40,30 @@ class WorkFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.path = folder / f".{_host()}.{os.getpid()}.{secrets.token_hex(4)}{_ENDING}"
+        self.path = folder / f".{_host()}.{os.getpid()}.{secrets.token_hex(4)}{OUTPUT_SUFFIX}"
 
     def make(self) -> None:
         """Make the folder; its name is no other's."""
         try:
             self.path.mkdir()
         except OSError as error:
-            raise refused(self.folder, error) from error
+            raise refused("write", self.folder, error) from error
 
     def publish(self, name: str) -> None:
         """Move the file called ``name``, which is on disk, to its place in the data set."""
         try:
             (self.path / name).replace(self.folder / name)
         except OSError as error:
-            raise refused(self.folder / name, error) from error
+            raise refused("write", self.folder / name, error) from error
 
     def write(self, name: str, content: bytes) -> None:
         """Put a file called ``name`` in the data set, whole or not at all."""
         try:
             with (self.path / name).open("wb") as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+                sync_open(file)
         except OSError as error:
-            raise refused(self.folder / name, error) from error
+            raise refused("write", self.folder / name, error) from error
         self.publish(name)
 
     def sync(self) -> None:
@@ -83,17 +79,12 @@ def sweep(folder: Path, *, all_hosts: bool = False) -> None:
         all_hosts: also those of other machines, of whose processes nothing is known here: for when
             nothing is left to do.
     """
-    for path in folder.glob(f".*{_ENDING}"):
+    for path in folder.glob(f".*{OUTPUT_SUFFIX}"):
         host, _, rest = path.name[1:].partition(".")
         process = rest.partition(".")[0]
         is_ours = host == _host() and process.isdigit()
         if (all_hosts and not is_ours) or (is_ours and not is_alive(int(process))):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def refused(path: Path, error: OSError) -> SystemRefusedError:
-    """What the system said, as an error that names the file."""
-    return SystemRefusedError(f"{path}: {(error.strerror or str(error)).lower()}")
 
 
 @cache

@@ -1,15 +1,13 @@
 """Files that appear together, whole, or not at all."""
 
 import os
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from lmkit.durable import sync_folder
-from lmkit.errors import MissingFileError, SystemRefusedError, UsageError
-from lmkit.process import is_alive
+from lmkit.durable import beside, refused, sweep_dead, sync_folder, sync_open
+from lmkit.errors import MissingFileError, UsageError
 
 
 class Outputs:
@@ -33,12 +31,12 @@ class Outputs:
 
     def create(self, path: Path, *, last: bool = False) -> BinaryIO:
         """A file that will be at ``path``; ``last`` is put in place after the others."""
-        _sweep(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.lmkit-tmp")
+        sweep_dead(path)
+        temporary = beside(path, str(os.getpid()))
         try:
             file = temporary.open("w+b")
         except OSError as error:
-            raise SystemRefusedError(f"{path}: {error.strerror}") from error
+            raise refused("write", path, error) from error
         self._open.append((path, temporary, file))
         self._last |= {path} if last else set()
         return file
@@ -47,8 +45,7 @@ class Outputs:
         """Make all files durable, remove older ones that would not fit them, and rename."""
         try:
             for _, _, file in self._open:
-                file.flush()
-                os.fsync(file.fileno())
+                sync_open(file)
                 file.close()
             for older in stale:
                 older.unlink(missing_ok=True)
@@ -57,8 +54,7 @@ class Outputs:
             for folder in {path.parent for path, _, _ in self._open}:
                 sync_folder(folder)
         except OSError as error:
-            named = error.filename or self._open[0][0]
-            raise SystemRefusedError(f"{named}: {error.strerror}") from error
+            raise refused("write", error.filename or self._open[0][0], error) from error
         self._open = []
 
 
@@ -71,12 +67,3 @@ def check_outputs(paths: Sequence[Path], *, force: bool) -> None:
             raise UsageError(
                 f"{path}: already exists", hint="choose another name, or replace it with --force"
             )
-
-
-def _sweep(path: Path) -> None:
-    """Remove what dead processes left of the same output."""
-    temporary = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.lmkit-tmp")
-    for entry in path.parent.iterdir():
-        found = temporary.fullmatch(entry.name)
-        if found and not is_alive(int(found[1])):
-            entry.unlink(missing_ok=True)
