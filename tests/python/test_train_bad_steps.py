@@ -13,6 +13,7 @@ from lmkit.lm.bad_steps import SPIKE_NEEDS, BadSteps, SpikeWatch
 from lmkit.lm.checkpoint import checkpoints_in, read_checkpoint
 from lmkit.lm.optimizer import step_if_finite
 from lmkit.lm.readings import Readings
+from lmkit.lm.stepper import Stepper
 from lmkit.lm.trainer import Trainer
 from tiny_run import (
     assert_same_checkpoints,
@@ -43,13 +44,13 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Spoil:
     """Make the loss of some batches NaN; of whichever the function says so."""
 
     def spoil(is_bad: Callable[[int], bool]) -> None:
-        backward = Trainer._backward
+        backward = Stepper.backward
 
-        def spoilt(self: Trainer, batch: int) -> torch.Tensor:
+        def spoilt(self: Stepper, batch: int) -> torch.Tensor:
             loss = backward(self, batch)
             return loss * math.nan if is_bad(batch) else loss
 
-        monkeypatch.setattr(Trainer, "_backward", spoilt)
+        monkeypatch.setattr(Stepper, "backward", spoilt)
 
     return spoil
 

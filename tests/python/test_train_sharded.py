@@ -58,22 +58,23 @@ import torch
 import torch.distributed.checkpoint, torch.distributed.fsdp
 from lmkit.lm.report import Report
 from lmkit.lm.sharded_writer import ShardedWriter
+from lmkit.lm.stepper import Stepper
 from lmkit.lm.trainer import Trainer
 
 torch.set_num_threads(1)
+
+backward = Stepper.backward
 
 def take_part(rank, count, port, given, nan_at):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     trainer = Trainer(given, report=Report())
-    backward, seen = trainer._backward, []
-    def spoilt(batch):
-        loss = backward(batch)
-        seen.append(batch)
+    def spoilt(stepper, batch):
+        loss = backward(stepper, batch)
         if rank == count - 1 and batch in nan_at:
             next(iter(trainer.model.parameters())).grad.mul_(float("nan"))
         return loss
-    trainer._backward = spoilt
+    Stepper.backward = spoilt
     trainer.train()
 
 children = []

@@ -13,14 +13,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from lmkit.config import TrainConfig, to_dict
 from lmkit.errors import LmkitError
 from lmkit.lm import advice
 from lmkit.lm.bad_steps import BadSteps, SpikeWatch, TooManyBadStepsError
-from lmkit.lm.batches import TokenBatches
 from lmkit.lm.beginning import beginning
 from lmkit.lm.checkpoint import read_outline
 from lmkit.lm.checkpoint_writer import Saved
@@ -28,19 +24,18 @@ from lmkit.lm.distributed import joined
 from lmkit.lm.evaluate import bits_per_byte
 from lmkit.lm.keeper import make_keeper
 from lmkit.lm.odometer import Odometer
-from lmkit.lm.optimizer import clip_gradients, set_learning_rate, step_if_finite
-from lmkit.lm.prefetch import Prefetch
 from lmkit.lm.preparation import Prepared, prepare
 from lmkit.lm.readings import Readings
 from lmkit.lm.report import EARLY_STEPS, Pace, Report, Silence, span
 from lmkit.lm.resume import Progress, exactness_settings, generator_states, restore_run
 from lmkit.lm.schedule import learning_rate
-from lmkit.lm.sharding import is_cut, own_part
+from lmkit.lm.sharding import is_cut
 from lmkit.lm.signals import StopSignals
+from lmkit.lm.stepper import Stepper
+from lmkit.lm.stopping import Stopping
 from lmkit.lm.validation import Validation
 
 CHECKPOINT_FORMAT = 1
-WITHOUT_SIGNAL = 1  # the reader left, or the time is up; signals that stop have higher numbers
 ROLLBACKS = 3  # to one checkpoint, each past other batches; then it is not the batches
 
 
@@ -126,16 +121,18 @@ class Trainer:
                 helps.
             SystemRefusedError: the folder is in use, or the disk refused a write.
         """
-        self._began = time.monotonic()
+        began = time.monotonic()
         with joined() as self._ranks:
             if not self._ranks.is_first:
                 self._report = Silence()
             with prepare(self._given, self._report, self._ranks, force=self._force) as run:
                 self._adopt(run)
-                with StopSignals(self._report.notice) as self._signals:
+                limit = self.config.max_time
+                deadline = None if limit is None else began + limit
+                with StopSignals(self._report.notice) as signals:
+                    self._stop = Stopping(signals, self._report, self._ranks, deadline)
                     self._train()
-                received = max(self._signals.received or 0, self._stopped_by)
-                self.exit_code = 128 + received if received > WITHOUT_SIGNAL else 0
+                self.exit_code = self._stop.exit_code
                 return self._keeper.history()
 
     def _train(self) -> None:
@@ -188,20 +185,7 @@ class Trainer:
         """Take over what the preparation made."""
         self.config, self.device = run.config, run.device
         self.model, self.optimizer, self._run = run.model, run.optimizer, run
-        self._batches = TokenBatches(
-            run.train_data.tokens,
-            batch_size=self.config.batch_size,
-            context_length=self.config.context_length,
-            seed=self.config.seed,
-            grad_accum_steps=self.config.grad_accum_steps,
-            sampling=self.config.sampling,
-            device=self.device.device,
-            rank=self._ranks.rank,
-            ranks=self._ranks.count,
-        )
-        self._prefetch = Prefetch(self._batches)
-        self._shared = self._ranks.share(self.model)
-        self._parameters = list(self.model.parameters())
+        self._stepper = Stepper(run, self._ranks)
         self._pace = Pace()
         self._validation = Validation(run, self._report, self._ranks, self._pace)
         saved = Saved(run.progress.iteration, run.checkpoint) if run.checkpoint else None
@@ -210,11 +194,10 @@ class Trainer:
         )
         self._rollbacks: Counter[int] = Counter()
         self._advised = False
-        self._stopped_by = 0
         self._odometer = Odometer(seconds=run.progress.seconds)
         self._take_up(run.progress)
         if run.folder:
-            began = beginning(run, self._batches.tokens_per_step)
+            began = beginning(run, self._stepper.batches.tokens_per_step)
             self._report.metrics(began)
             self._val_bytes_per_token = began["val_bytes_per_token"]
 
@@ -234,58 +217,27 @@ class Trainer:
         self._readings = Readings(self._bad, SpikeWatch(losses), self._report)
         self._updating = self._is_best = self._save_wanted = False
 
-    @property
-    def _stopping(self) -> bool:
-        limit = self.config.max_time
-        out_of_time = limit is not None and time.monotonic() - self._began >= limit
-        return out_of_time or self._signals.received is not None or self._report.reader_left
-
     def _agree_to_stop(self) -> bool:
-        """Whether any process is to stop; the loop asks once a step, and hears of saves asked for.
-
-        The number of the signal is agreed on too, so that all end with the same exit code.
-        """
-        wish = self._signals.received or (WITHOUT_SIGNAL if self._stopping else 0)
-        asked = int(self._signals.take_save_request())
-        self._stopped_by, save = self._ranks.highest(wish, asked)
-        self._save_wanted |= save > 0
-        return self._stopped_by > 0
+        """Whether any process is to stop; asked once a step, it also hears of saves asked for."""
+        self._save_wanted |= self._stop.agree()
+        return self._stop.agreed
 
     def _update(self) -> None:
         """Take one optimizer step on the mean loss over all its micro-batches."""
         iteration = self.step + 1
-        rate = learning_rate(iteration, self.config)
-        set_learning_rate(self.optimizer, rate)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(iteration + self._batch_offset)
-        norm = clip_gradients(self._parameters, self.config.max_grad_norm)
-        loss_and_norm = torch.stack((loss, norm))
-        self._odometer.tokens += self._batches.targets(iteration + self._batch_offset)
+        batch, rate = iteration + self._batch_offset, learning_rate(iteration, self.config)
+        loss_and_norm = self._stepper.gradients(batch)
+        self._odometer.tokens += self._stepper.batches.targets(batch)
         self._readings.add(iteration, rate, loss_and_norm, self._odometer.reading())
         self._updating = True
-        step_if_finite(self.optimizer, loss_and_norm)
-        if self._run.average is not None:
-            self._run.average.update()
+        self._stepper.apply(rate, loss_and_norm)
         self.step = iteration
         self._updating = False
         if iteration < self.config.max_iters:
-            self._prefetch.read_ahead(iteration + 1 + self._batch_offset)
+            self._stepper.read_ahead(batch + 1)
         # On a CPU reading waits for nothing; elsewhere it is done for many steps at once.
         if self.device.device.type == "cpu" or self._readings.many:
             self._read()
-
-    def _backward(self, batch: int) -> Tensor:
-        """Add up the gradients of a batch's micro-batches; the mean of their losses."""
-        total = torch.zeros((), device=self.device.device)
-        divisors = self._batches.divisors(batch)
-        for number, (inputs_BT, targets_BT) in enumerate(self._prefetch.micro_batches(batch), 1):
-            is_last = number == self.config.grad_accum_steps
-            with self._ranks.alone(self._shared, but=is_last):
-                with self.device.autocast():
-                    part = self._shared(inputs_BT, targets_BT) / divisors[number - 1]
-                part.backward()
-            total += part.detach()
-        return self._ranks.average(total)
 
     def _read(self) -> None:
         """Fetch what the device computed for the steps not yet read.
@@ -316,7 +268,7 @@ class Trainer:
             self._read()
         seconds = self._pace.take()
         left = seconds * (self.config.max_iters - self.step)
-        rate = self._batches.tokens_per_step / max(seconds, 1e-9)
+        rate = self._stepper.batches.tokens_per_step / max(seconds, 1e-9)
         last, peak = self._readings, self.device.peak_flops()
         flops = rate * self.model.flops_per_token(self.config.context_length)
         used = None if peak is None else flops / (peak * self._ranks.count)
@@ -341,7 +293,7 @@ class Trainer:
         with self._pace.waiting():
             self._read()
         self._report.line("Evaluating...")
-        loss = self._validation.loss(lambda: self._stopping)
+        loss = self._validation.loss(lambda: self._stop.wished)
         if loss is None:
             self._report.notice("the evaluation is broken off; what goes on from here repeats it")
             return
@@ -353,7 +305,7 @@ class Trainer:
             bits = bits_per_byte(loss, self._val_bytes_per_token)
             found = {"iter": self.step, "val_loss": loss, "bits_per_byte": bits}
             self._report.metrics({**found, **self._odometer.reading()})
-        self._validation.sample(self.step, lambda: self._stopping)
+        self._validation.sample(self.step, lambda: self._stop.wished)
 
     def _make_up_for_evaluation(self) -> None:
         """Evaluate the model as it was loaded, and keep its checkpoint with the result."""
@@ -439,7 +391,7 @@ class Trainer:
         failure = self._keeper.wait()
         if failure is not None:
             raise failure
-        if (self._stopped_by or self._stopping) and self._keeper.saved:
+        if (self._stop.agreed or self._stop.wished) and self._keeper.saved:
             printed = self._keeper.saved.printed
             self._report.line(
                 f"Stopped after {self.step:,} of {self.config.max_iters:,} iterations. "
@@ -456,12 +408,10 @@ class Trainer:
         if self._bad.first is not None:
             taken_back = self.step - (self._bad.first[0] - 1)  # no update was applied since
             self.step -= taken_back
-            self._odometer.tokens -= taken_back * self._batches.tokens_per_step
+            self._odometer.tokens -= taken_back * self._stepper.batches.tokens_per_step
             self._bad = BadSteps(self._bad.limit, skipped=self._bad.skipped)
-        wrong = not all(bool(own_part(p).isfinite().all()) for p in self._parameters)
-        if is_cut(self.model):
-            wrong = self._ranks.highest(int(wrong))[0] > 0
-        sound = not self._updating and not wrong
+        # All processes must ask for the weights, also where the update was broken off.
+        sound = self._stepper.weights_are_numbers() and not self._updating
         if sound and self.step > (self._keeper.saved.step if self._keeper.saved else 0):
             try:
                 self._save()
