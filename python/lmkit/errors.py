@@ -50,3 +50,10 @@ class MismatchError(LmkitError, ValueError):
 
 class TrainingError(LmkitError):
     """Training failed while working, for example because the loss is no longer a number."""
+
+
+def already_exists(path: object) -> UsageError:
+    """The refusal to replace what is at ``path``."""
+    return UsageError(
+        f"{path}: already exists", hint="choose another name, or replace it with --force"
+    )

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias, TypedDict
 
 from lmkit import _core
 from lmkit.byte_size import byte_size
-from lmkit.errors import UsageError
+from lmkit.errors import UsageError, already_exists
 
 Progress: TypeAlias = Callable[[int, int, int], object]
 
@@ -105,9 +105,7 @@ def check_counts_path(path: str | os.PathLike[str], *, force: bool) -> None:
     """Refuse to save counts where something is, or where nothing can be, before the counting."""
     target = Path(path)
     if target.exists() and not (force and target.is_file()):
-        raise UsageError(
-            f"{path}: already exists", hint="choose another name, or replace it with --force"
-        )
+        raise already_exists(path)
     if not target.parent.is_dir():
         raise UsageError(f"{target.parent}: no such folder to save counts in")
 

@@ -13,7 +13,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from lmkit.cli.options import Command, config_options, given, preset_option
+from lmkit.cli.options import Command, config_options, given
+from lmkit.cli.shared_options import preset_option
 from lmkit.config import TrainConfig, train_config
 from lmkit.errors import UsageError
 

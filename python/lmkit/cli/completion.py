@@ -5,7 +5,8 @@ import json
 import click
 
 from lmkit.cli.completions import SHELLS, script
-from lmkit.cli.options import Command, json_option, quiet_option
+from lmkit.cli.options import Command
+from lmkit.cli.shared_options import json_option, quiet_option
 
 
 @click.command(cls=Command)

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from lmkit.cli.options import Command
+from lmkit.cli.shared_options import force_option, whole_number
 from lmkit.errors import MissingFileError, UsageError
 
 SEPARATOR = "<|endoftext|>"
@@ -107,16 +108,9 @@ class _Guide:
     metavar="PATH",
     help="Use this text instead of the Python standard library's sources.",
 )
-@click.option(
-    "--steps",
-    type=click.IntRange(min=1),
-    default=300,
-    show_default=True,
-    metavar="N",
-    help="Train for N steps of 8 x 128 tokens.",
-)
+@whole_number("--steps", "Train for N steps of 8 x 128 tokens.", default=300)
 @click.option("--prompt", metavar="TEXT", help="Begin the text that the model writes with TEXT.")
-@click.option("--force", is_flag=True, help="Replace the folder of an earlier demo.")
+@force_option("Replace the folder of an earlier demo.")
 @click.option("--json", "as_json", is_flag=True, help="Let the commands print JSON.")
 @click.option("--quiet", is_flag=True, help="Show only what the commands print.")
 def command(

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmkit.cli.options import (
-    Command,
+from lmkit.cli.options import Command, notices
+from lmkit.cli.progress import progress_bar
+from lmkit.cli.shared_options import (
     checkpoint_option,
     data_cache_options,
     device_option,
     json_option,
-    notices,
     quiet_option,
+    whole_number,
 )
-from lmkit.cli.progress import progress_bar
 from lmkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,25 +30,16 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Predict the tokens of this file (.npy or .bin) or folder of shards (or its address).",
 )
-@click.option(
-    "--batch_size",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    metavar="N",
-    help="Predict N sequences at once; the result is the same for any N.",
+@whole_number(
+    "--batch_size", "Predict N sequences at once; the result is the same for any N.", default=8
 )
-@click.option(
+@whole_number(
     "--context_length",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Cut the text into windows of N tokens.  [default: as the model was trained]",
+    "Cut the text into windows of N tokens.  [default: as the model was trained]",
 )
-@click.option(
+@whole_number(
     "--num_eval_batches",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Take N batches spread over the file, always the same.  [default: all of it]",
+    "Take N batches spread over the file, always the same.  [default: all of it]",
 )
 @click.option(
     "--respect_documents",

@@ -6,7 +6,8 @@ import json
 import click
 
 from lmkit.byte_size import byte_size
-from lmkit.cli.options import Command, json_option, notices, quiet_option
+from lmkit.cli.options import Command, notices
+from lmkit.cli.shared_options import force_option, json_option, one_of, quiet_option
 
 
 @click.command(cls=Command)
@@ -18,26 +19,24 @@ from lmkit.cli.options import Command, json_option, notices, quiet_option
     help="Take this checkpoint of the run's folder.  [default: the best by validation loss, else "
     "the latest]",
 )
-@click.option(
+@one_of(
     "--format",
-    "output_format",
-    type=click.Choice(["huggingface", "safetensors"]),
+    ["huggingface", "safetensors"],
+    "Write a folder for transformers, or one file of weights under lmkit's names.",
     default="huggingface",
-    show_default=True,
-    help="Write a folder for transformers, or one file of weights under lmkit's names.",
+    name="output_format",
 )
-@click.option(
+@one_of(
     "--weights",
-    type=click.Choice(["average", "raw"]),
-    help="Take the moving average of --ema_decay, or the weights as trained.  [default: average "
+    ["average", "raw"],
+    "Take the moving average of --ema_decay, or the weights as trained.  [default: average "
     "where there is one]",
 )
-@click.option(
+@one_of(
     "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
+    ["float32", "bfloat16", "float16"],
+    "Write numbers of this format.",
     default="float32",
-    show_default=True,
-    help="Write numbers of this format.",
 )
 @click.option(
     "--max_shard_size",
@@ -46,7 +45,7 @@ from lmkit.cli.options import Command, json_option, notices, quiet_option
     show_default=True,
     help="Split the weights into files of at most this size.",
 )
-@click.option("--force", is_flag=True, help="Replace what was exported to OUT before.")
+@force_option("Replace what was exported to OUT before.")
 @json_option
 @quiet_option
 def command(

@@ -5,16 +5,8 @@ import json
 
 import click
 
-from lmkit.cli.options import (
-    Command,
-    checkpoint_option,
-    config_options,
-    device_option,
-    given,
-    json_option,
-    notices,
-    quiet_option,
-)
+from lmkit.cli.options import Command, config_options, given, notices
+from lmkit.cli.shared_options import checkpoint_option, device_option, json_option, quiet_option
 from lmkit.config import from_dict
 from lmkit.sampling_config import SamplingConfig
 

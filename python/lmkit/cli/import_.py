@@ -6,7 +6,14 @@ import shlex
 
 import click
 
-from lmkit.cli.options import Command, json_option, notices, quiet_option
+from lmkit.cli.options import Command, notices
+from lmkit.cli.shared_options import (
+    force_option,
+    json_option,
+    quiet_option,
+    tokenizer_option,
+    whole_number,
+)
 from lmkit.errors import UsageError
 
 
@@ -18,37 +25,23 @@ from lmkit.errors import UsageError
     metavar="DIR",
     help="Make the checkpoint in this folder; the same as OUT.",
 )
-@click.option(
-    "--tokenizer",
-    "tokenizer_path",
-    metavar="PATH",
-    help="Tokenizer of the model.  [default: the tokenizer.json beside it]",
-)
-@click.option(
+@tokenizer_option("Tokenizer of the model.  [default: the tokenizer.json beside it]")
+@whole_number(
     "--context_length",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Say that it was trained on sequences of N tokens.  [default: what the model says]",
+    "Say that it was trained on sequences of N tokens.  [default: what the model says]",
 )
-@click.option(
+@whole_number(
     "--max_seq_len",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Let the model see at most N tokens at once.  [default: as many as it was made for]",
+    "Let the model see at most N tokens at once.  [default: as many as it was made for]",
 )
-@click.option(
-    "--n_heads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Give a course's checkpoint N heads, which its tensors do not tell.",
-)
+@whole_number("--n_heads", "Give a course's checkpoint N heads, which its tensors do not tell.")
 @click.option(
     "--rope_theta",
     type=click.FloatRange(min=0, min_open=True),
     metavar="X",
     help="Give a course's checkpoint this base of its rotary positions.  [default: 10000]",
 )
-@click.option("--force", is_flag=True, help="Set a run that is in OUT already aside.")
+@force_option("Set a run that is in OUT already aside.")
 @json_option
 @quiet_option
 def command(

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmkit.cli.options import Command, json_option, quiet_option
+from lmkit.cli.options import Command
 from lmkit.cli.progress import progress_bar
-from lmkit.errors import MalformedError, MissingFileError, UsageError
+from lmkit.cli.shared_options import (
+    force_option,
+    json_option,
+    quiet_option,
+    tokenizer_option,
+    whole_number,
+)
+from lmkit.errors import MalformedError, MissingFileError, UsageError, already_exists
 
 if TYPE_CHECKING:
     from lmkit.inspection import Report
@@ -22,12 +29,7 @@ _SHOWN = {"terminal": 300, "page": 20_000}
 
 @click.command(cls=Command)
 @click.argument("path", metavar="PATH")
-@click.option(
-    "--tokenizer",
-    "tokenizer_path",
-    metavar="PATH",
-    help="Decode the first tokens with this tokenizer.  [default: one found beside]",
-)
+@tokenizer_option("Decode the first tokens with this tokenizer.  [default: one found beside]")
 @click.option("--text", metavar="TEXT", help="Show how the tokenizer PATH cuts TEXT.")
 @click.option(
     "--text_path",
@@ -37,16 +39,11 @@ _SHOWN = {"terminal": 300, "page": 20_000}
 @click.option(
     "--html", "html_path", metavar="FILE", help="Write that as a page of its own instead."
 )
-@click.option(
-    "--show",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Show the first N tokens of the text.  [default: 300, on a page 20000]",
-)
+@whole_number("--show", "Show the first N tokens of the text.  [default: 300, on a page 20000]")
 @click.option(
     "--no_verify", is_flag=True, help="Do not read everything to compare it with its checksum."
 )
-@click.option("--force", is_flag=True, help="Replace a page that is there already.")
+@force_option("Replace a page that is there already.")
 @json_option
 @quiet_option
 def command(
@@ -163,9 +160,7 @@ def _write_page(path: str, content: str, *, force: bool) -> None:
 
     place = Path(path)
     if place.exists() and not force:
-        raise UsageError(
-            f"{path}: already exists", hint="choose another name, or replace it with --force"
-        )
+        raise already_exists(path)
     if not place.parent.is_dir():
         raise MissingFileError(f"{place.parent}: no such file or folder")
     write_durably(place, content.encode())

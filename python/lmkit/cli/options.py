@@ -1,4 +1,4 @@
-"""Settings to click options: the only place flags are made.
+"""Settings to click options, and the command that takes them.
 
 :func:`config_options` makes one option a config field; :class:`Command` gives every command
 ``--config`` and help by groups. Values come from the command line, else the environment
@@ -15,8 +15,7 @@ import click
 
 from lmkit.cli.completions import complete_by_metavar, words_or_files
 from lmkit.cli.value_sources import flag_name, flags, name_variables, read_config, true_sources
-from lmkit.config import GROUPS, TrainConfig, settings
-from lmkit.presets import PRESETS
+from lmkit.config import GROUPS, settings
 from lmkit.setting import Setting
 
 if TYPE_CHECKING:
@@ -187,61 +186,6 @@ def _attributes(setting: Setting) -> dict[str, Any]:
     if setting.choices and not setting.several:
         return common | {"type": click.Choice(setting.choices)}
     return common | {"type": SettingType(setting), "metavar": SettingType(setting).name}
-
-
-def preset_option(function: Function) -> Function:
-    """Add ``--preset``."""
-    return click.option(
-        "--preset",
-        cls=Option,
-        group="model",
-        type=click.Choice(list(PRESETS)),
-        help="Set the model's shape, batch size and steps together; flags that are given win.",
-    )(function)
-
-
-def json_option(function: Function) -> Function:
-    """Add ``--json``."""
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print results as JSON, one object a line."
-    )(function)
-
-
-def quiet_option(function: Function) -> Function:
-    """Add ``--quiet``."""
-    return click.option("--quiet", is_flag=True, help="Show no progress and no remarks.")(function)
-
-
-def checkpoint_option(sentence: str) -> Callable[[Function], Function]:
-    """Add ``--checkpoint``; ``sentence`` says what is done with it, or with a folder's newest."""
-    return click.option("--checkpoint", required=True, metavar="PATH", help=sentence)
-
-
-def device_option(function: Function) -> Function:
-    """Add ``--device``, as the setting of that name says it."""
-    setting = settings(TrainConfig)["device"]
-    return click.option(
-        setting.flag,
-        default=setting.default,
-        show_default=True,
-        metavar=setting.metavar,
-        help=setting.sentence,
-    )(function)
-
-
-def data_cache_options(function: Function) -> Function:
-    """Add ``--data_cache_dir`` and ``--data_cache_limit``, as the settings of these names say."""
-    for name in ("data_cache_limit", "data_cache_dir"):
-        setting = settings(TrainConfig)[name]
-        option = click.option(
-            setting.flag,
-            default=setting.default,
-            show_default=setting.default is not None,
-            metavar=setting.metavar,
-            help=setting.sentence,
-        )
-        function = option(function)
-    return function
 
 
 def notices(*, quiet: bool) -> Callable[[str], None]:

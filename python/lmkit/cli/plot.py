@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmkit.cli.options import Command, Option, json_option, notices, quiet_option
-from lmkit.errors import UsageError
+from lmkit.cli.options import Command, notices
+from lmkit.cli.shared_options import force_option, json_option, one_of, option, quiet_option
+from lmkit.errors import UsageError, already_exists
 
 if TYPE_CHECKING:
     from lmkit.plot import Run
@@ -21,55 +22,53 @@ KINDS = (".html", ".png", ".svg")
 DEFAULT_OUTPUT = "plot.html"
 SECONDS_BETWEEN = 5.0
 
-_OUTPUT: dict[str, Any] = {"cls": Option, "group": "Output"}
-_LOOK: dict[str, Any] = {"cls": Option, "group": "What it shows"}
+_OUTPUT = "Output"
+_LOOK = "What it shows"
 
 
 @click.command(cls=Command)
 @click.argument("run_paths", nargs=-1, required=True, metavar="RUN [RUN...]")
-@click.option(
+@option(
     "--output_path",
     metavar="FILE",
     help="Write here: .html, a page that needs no network; .png or .svg (with the extra plot).  "
     "[default: plot.html, without --terminal and --json]",
-    **_OUTPUT,
+    group=_OUTPUT,
 )
-@click.option("--terminal", is_flag=True, help="Draw in the terminal.", **_OUTPUT)
-@click.option(
+@option("--terminal", is_flag=True, help="Draw in the terminal.", group=_OUTPUT)
+@option(
     "--live",
     is_flag=True,
     help="Draw again every few seconds, as long as one of the runs goes on.",
-    **_OUTPUT,
+    group=_OUTPUT,
 )
-@click.option(
+@option(
     "--interval",
     type=click.FloatRange(min=0.5),
     default=SECONDS_BETWEEN,
     show_default=True,
     metavar="SECONDS",
     help="With --live: wait this long in between.",
-    **_OUTPUT,
+    group=_OUTPUT,
 )
-@click.option("--force", is_flag=True, help="Replace an output that is there already.", **_OUTPUT)
-@click.option(
+@force_option("Replace an output that is there already.", group=_OUTPUT)
+@one_of(
     "--x",
-    type=click.Choice(["step", "tokens", "time"]),
+    ["step", "tokens", "time"],
+    "Draw against steps, tokens learned from, or time spent; a page can switch.",
     default="step",
-    show_default=True,
-    help="Draw against steps, tokens learned from, or time spent; a page can switch.",
-    **_LOOK,
+    group=_LOOK,
 )
-@click.option(
+@one_of(
     "--unit",
-    type=click.Choice(["nats", "bits", "perplexity"]),
-    default="nats",
-    show_default=True,
-    help="Show the loss in nats a token, in bits a byte, which compares vocabularies, or as "
+    ["nats", "bits", "perplexity"],
+    "Show the loss in nats a token, in bits a byte, which compares vocabularies, or as "
     "perplexity; a page can switch.",
-    **_LOOK,
+    default="nats",
+    group=_LOOK,
 )
-@click.option("--log", is_flag=True, help="Show the loss on a logarithmic scale.", **_LOOK)
-@click.option(
+@option("--log", is_flag=True, help="Show the loss on a logarithmic scale.", group=_LOOK)
+@option(
     "--smoothing",
     type=click.FloatRange(min=0, max=1, max_open=True),
     default=0.8,
@@ -77,15 +76,14 @@ _LOOK: dict[str, Any] = {"cls": Option, "group": "What it shows"}
     metavar="X",
     help="Draw the training loss as a moving average that keeps X of itself each step, the raw "
     "curve faint behind it; 0 for the raw one alone.",
-    **_LOOK,
+    group=_LOOK,
 )
-@click.option(
+@one_of(
     "--theme",
-    type=click.Choice(["auto", "light", "dark"]),
+    ["auto", "light", "dark"],
+    "Draw dark on light or light on dark; auto lets a page follow the reader's system.",
     default="auto",
-    show_default=True,
-    help="Draw dark on light or light on dark; auto lets a page follow the reader's system.",
-    **_LOOK,
+    group=_LOOK,
 )
 @json_option
 @quiet_option
@@ -136,9 +134,7 @@ def _check_output(path: str, *, force: bool) -> None:
     if Path(path).suffix.lower() not in KINDS:
         raise UsageError(f"--output_path {path} ends in none of {', '.join(KINDS)}")
     if Path(path).exists() and not force:
-        raise UsageError(
-            f"{path}: already exists", hint="choose another name, or replace it with --force"
-        )
+        raise already_exists(path)
     if not Path(path).absolute().parent.is_dir():
         raise UsageError(f"{Path(path).parent}: no such folder")
 

@@ -1,69 +1,61 @@
 """The options of `lmkit tokenize` for sharded data sets."""
 
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar
 
-import click
-
-from lmkit.cli.options import Option
+from lmkit.cli.shared_options import in_order, one_of, option, whole_number
 from lmkit.errors import UsageError
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-GROUP = "Shards"
+_SHARDS = "Shards"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
-def shard_options(function: Function) -> Function:
-    """Add the options that make a folder of shards."""
-    for option in reversed(_options()):
-        function = option(function)
-    return function
-
-
-def _options() -> list[Callable[[Any], Any]]:
-    def option(*flags: str, **more: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - click's
-        return click.option(*flags, cls=Option, group=GROUP, **more)
-
-    return [
-        option(
-            "--shards",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Make --output_path a folder of N token files, cut at document ends, with a "
-            "manifest; joined they are the one file. Goes on with those that are missing.",
-        ),
-        option(
-            "--shard_tokens",
-            metavar="AMOUNT",
-            help="The same with about AMOUNT tokens a file, such as 256M (million).",
-        ),
-        option(
-            "--shard_format",
-            type=click.Choice(["npy", "bin"]),
-            default="npy",
-            show_default=True,
-            help="Write shards with NumPy's header, or without one.",
-        ),
-        option(
-            "--cluster",
-            metavar="CLUSTER",
-            help="Share the shards among the workers of a Dask cluster: local:4 starts four here, "
-            "tcp://HOST:8786 uses a scheduler that runs.",
-        ),
-        option(
-            "--shard",
-            metavar="K/N",
-            help="Make shard K of N alone, from 0 on: for job arrays. Others make the rest.",
-        ),
-        option(
-            "--finalize",
-            metavar="DIR",
-            help="Write the manifest of DIR, whose shards --shard made.",
-        ),
-        option("--verify", is_flag=True, help="Read all shards again and compare their checksums."),
-    ]
+# The options that make a folder of shards.
+shard_options = in_order(
+    whole_number(
+        "--shards",
+        "Make --output_path a folder of N token files, cut at document ends, with a "
+        "manifest; joined they are the one file. Goes on with those that are missing.",
+        group=_SHARDS,
+    ),
+    option(
+        "--shard_tokens",
+        metavar="AMOUNT",
+        help="The same with about AMOUNT tokens a file, such as 256M (million).",
+        group=_SHARDS,
+    ),
+    one_of(
+        "--shard_format",
+        ["npy", "bin"],
+        "Write shards with NumPy's header, or without one.",
+        default="npy",
+        group=_SHARDS,
+    ),
+    option(
+        "--cluster",
+        metavar="CLUSTER",
+        help="Share the shards among the workers of a Dask cluster: local:4 starts four here, "
+        "tcp://HOST:8786 uses a scheduler that runs.",
+        group=_SHARDS,
+    ),
+    option(
+        "--shard",
+        metavar="K/N",
+        help="Make shard K of N alone, from 0 on: for job arrays. Others make the rest.",
+        group=_SHARDS,
+    ),
+    option(
+        "--finalize",
+        metavar="DIR",
+        help="Write the manifest of DIR, whose shards --shard made.",
+        group=_SHARDS,
+    ),
+    option(
+        "--verify",
+        is_flag=True,
+        help="Read all shards again and compare their checksums.",
+        group=_SHARDS,
+    ),
+)
 
 
 def token_count(amount: str | None) -> int | None:

@@ -1,20 +1,16 @@
 """The options that say which text is read, and how: shared by the commands that read text."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import click
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-Decorator = Callable[[Function], Function]
+from lmkit.cli.shared_options import Decorator, one_of, option, whole_number
 
 
-def data_path_option(verb: str, **more: Any) -> Decorator[Any]:  # noqa: ANN401 - click's
+def data_path_option(verb: str, **more: Any) -> Decorator:  # noqa: ANN401 - click's
     """`--data_path`; its help begins with ``verb``, what the command does with a file.
 
-    ``more``, here and below, goes to `click.option`.
+    ``more``, here and below, goes to `option`.
     """
-    return click.option(
+    return option(
         "--data_path",
         multiple=True,
         metavar="PATH",
@@ -24,21 +20,20 @@ def data_path_option(verb: str, **more: Any) -> Decorator[Any]:  # noqa: ANN401 
     )
 
 
-def errors_option(**more: Any) -> Decorator[Any]:  # noqa: ANN401 - click's
+def errors_option(**more: Any) -> Decorator:  # noqa: ANN401 - click's
     """`--errors`."""
-    return click.option(
+    return one_of(
         "--errors",
-        type=click.Choice(["strict", "replace", "bytes"]),
+        ["strict", "replace", "bytes"],
+        "Refuse bytes that are not UTF-8, replace them by U+FFFD, or take each on its own.",
         default="strict",
-        show_default=True,
-        help="Refuse bytes that are not UTF-8, replace them by U+FFFD, or take each on its own.",
         **more,
     )
 
 
-def text_field_option(**more: Any) -> Decorator[Any]:  # noqa: ANN401 - click's
+def text_field_option(**more: Any) -> Decorator:  # noqa: ANN401 - click's
     """`--text_field`."""
-    return click.option(
+    return option(
         "--text_field",
         metavar="FIELD",
         help="Read FIELD of each line of .jsonl, or row of .parquet.  [default: text]",
@@ -46,12 +41,10 @@ def text_field_option(**more: Any) -> Decorator[Any]:  # noqa: ANN401 - click's
     )
 
 
-def num_threads_option(verb: str, **more: Any) -> Decorator[Any]:  # noqa: ANN401 - click's
+def num_threads_option(verb: str, **more: Any) -> Decorator:  # noqa: ANN401 - click's
     """`--num_threads`; ``verb`` is what the threads do."""
-    return click.option(
+    return whole_number(
         "--num_threads",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help=f"{verb} on N threads; the result is the same for any.  [default: one per core]",
+        f"{verb} on N threads; the result is the same for any.  [default: one per core]",
         **more,
     )

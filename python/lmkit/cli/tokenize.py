@@ -8,9 +8,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from lmkit.cli.options import Command, json_option, quiet_option
+from lmkit.cli.options import Command
 from lmkit.cli.progress import progress_bar
 from lmkit.cli.shard_options import shard_options
+from lmkit.cli.shared_options import force_option, json_option, one_of, quiet_option, whole_number
 from lmkit.cli.text_options import (
     data_path_option,
     errors_option,
@@ -50,19 +51,17 @@ _OF_FINALIZE = ("finalize", "verify", "as_json", "quiet")
     help="Write the ids here: .npy, or .bin without a header. A sidecar FILE.json tells the rest.",
 )
 @tokenizer_options
-@click.option(
+@one_of(
     "--method",
-    type=click.Choice(["streaming", "in-memory"]),
+    ["streaming", "in-memory"],
+    "Write as the text is read, or at the end; the bytes are the same.",
     default="streaming",
-    show_default=True,
-    help="Write as the text is read, or at the end; the bytes are the same.",
 )
-@click.option(
+@one_of(
     "--dtype",
-    type=click.Choice(["int32", "uint16", "uint32"]),
+    ["int32", "uint16", "uint32"],
+    "Store ids like this; uint16 only where the vocabulary fits.",
     default="int32",
-    show_default=True,
-    help="Store ids like this; uint16 only where the vocabulary fits.",
 )
 @errors_option()
 @text_field_option()
@@ -82,15 +81,12 @@ _OF_FINALIZE = ("finalize", "verify", "as_json", "quiet")
 @click.option(
     "--val_output_path", metavar="FILE", help="Write those here.  [default: NAME.val.npy]"
 )
-@click.option(
+@whole_number(
     "--max_record_bytes",
-    type=click.IntRange(min=1),
+    "Refuse a record, or text without a place to cut, of more than N bytes.",
     default=1 << 30,
-    show_default=True,
-    metavar="N",
-    help="Refuse a record, or text without a place to cut, of more than N bytes.",
 )
-@click.option("--force", is_flag=True, help="Replace outputs that are there already.")
+@force_option("Replace outputs that are there already.")
 @click.option(
     "--resume",
     is_flag=True,

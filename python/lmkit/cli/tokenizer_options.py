@@ -1,53 +1,41 @@
 """The options that name a tokenizer, and the tokenizer they name."""
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 import click
 
+from lmkit.cli.shared_options import in_order, tokenizer_option
 from lmkit.errors import UsageError
 from lmkit.tokenizer import Tokenizer
 
 # Said where a pattern goes through a library.
 SLOW = "the pattern is none that lmkit has a scanner for: a library splits text, which is slower"
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 
-
-def tokenizer_options(function: Function) -> Function:
-    """Add the options that name a tokenizer, its special tokens and its pattern."""
-    for option in reversed(
-        (
-            click.option("--vocab_path", metavar="FILE", help="Vocabulary, GPT-2 style JSON."),
-            click.option("--merges_path", metavar="FILE", help="Merges of that vocabulary."),
-            click.option(
-                "--tokenizer",
-                "tokenizer_path",
-                metavar="PATH",
-                help="Tokenizer folder, tokenizer.json or .tiktoken file, instead of these two.",
-            ),
-            click.option(
-                "--special_token",
-                "special_tokens",
-                multiple=True,
-                metavar="TOKEN",
-                help="Treat TOKEN as special; repeats.  [default: those the tokenizer records, or "
-                "entries shaped <|...|> that no merge makes]",
-            ),
-            click.option(
-                "--no_special_tokens", is_flag=True, help="Encode special tokens as ordinary text."
-            ),
-            click.option(
-                "--pattern",
-                metavar="PATTERN",
-                help="Split text by gpt2, cl100k, o200k, llama3, qwen2, or a regular expression.  "
-                "[default: the tokenizer's own, else gpt2]",
-            ),
-        )
-    ):
-        function = option(function)
-    return function
+# The options that name a tokenizer, its special tokens and its pattern.
+tokenizer_options = in_order(
+    click.option("--vocab_path", metavar="FILE", help="Vocabulary, GPT-2 style JSON."),
+    click.option("--merges_path", metavar="FILE", help="Merges of that vocabulary."),
+    tokenizer_option("Tokenizer folder, tokenizer.json or .tiktoken file, instead of these two."),
+    click.option(
+        "--special_token",
+        "special_tokens",
+        multiple=True,
+        metavar="TOKEN",
+        help="Treat TOKEN as special; repeats.  [default: those the tokenizer records, or "
+        "entries shaped <|...|> that no merge makes]",
+    ),
+    click.option(
+        "--no_special_tokens", is_flag=True, help="Encode special tokens as ordinary text."
+    ),
+    click.option(
+        "--pattern",
+        metavar="PATTERN",
+        help="Split text by gpt2, cl100k, o200k, llama3, qwen2, or a regular expression.  "
+        "[default: the tokenizer's own, else gpt2]",
+    ),
+)
 
 
 def load_tokenizer(

@@ -1,25 +1,23 @@
 """`lmkit train`: token files and a tokenizer to a folder of checkpoints."""
 
 import os
-from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from lmkit.cli.launch import as_words, checkpoint_after_restart, launch
-from lmkit.cli.options import (
-    Command,
-    Option,
-    config_options,
-    given,
-    json_option,
-    notices,
-    preset_option,
-    quiet_option,
-)
+from lmkit.cli.options import Command, config_options, given, notices
 from lmkit.cli.progress import progress_bar
 from lmkit.cli.resolved_config import print_config as say_config
 from lmkit.cli.resolved_config import refuse_misfits
+from lmkit.cli.shared_options import (
+    force_option,
+    json_option,
+    option,
+    preset_option,
+    quiet_option,
+    whole_number,
+)
 from lmkit.config import TrainConfig
 from lmkit.presets import PRESETS
 
@@ -27,36 +25,39 @@ if TYPE_CHECKING:
     from lmkit.lm.report import Report
 
 
-run_option = partial(click.option, cls=Option, group="Run")
+_RUN = "Run"  # the group of help
 
 
 @click.command(cls=Command)
 @config_options(TrainConfig)
 @preset_option
-@run_option("--force", is_flag=True, help="Set a run that is in checkpoint_dir already aside.")
-@run_option(
+@force_option("Set a run that is in checkpoint_dir already aside.", group=_RUN)
+@whole_number(
     "--nproc",
-    type=click.IntRange(min=1),
+    "Train with N processes of this machine, one a GPU; the batch stays that of all together.",
     default=1,
-    metavar="N",
-    help="Train with N processes of this machine, one a GPU; the batch stays that of all together.",
+    show_default=False,
+    group=_RUN,
 )
-@run_option(
+@whole_number(
     "--max_restarts",
-    type=click.IntRange(min=0),
+    "With --nproc: begin again from the last checkpoint up to N times when a process dies.",
     default=0,
-    metavar="N",
-    help="With --nproc: begin again from the last checkpoint up to N times when a process dies.",
+    at_least=0,
+    show_default=False,
+    group=_RUN,
 )
-@run_option(
+@option(
     "--dry_run",
     is_flag=True,
     help="Check everything, print what the run would take, and stop before the first step.",
+    group=_RUN,
 )
-@run_option(
+@option(
     "--print_config",
     is_flag=True,
     help="Print every setting as it is resolved, as TOML that --config takes, and stop.",
+    group=_RUN,
 )
 @json_option
 @quiet_option

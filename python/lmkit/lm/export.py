@@ -18,7 +18,7 @@ from torch import Tensor
 from lmkit._core import __version__
 from lmkit.config import to_dict
 from lmkit.durable import durable_file, durable_folder
-from lmkit.errors import MismatchError, MissingFileError, UsageError
+from lmkit.errors import MismatchError, MissingFileError, UsageError, already_exists
 from lmkit.lm.checkpoint import (
     Notice,
     read_weights,
@@ -223,9 +223,7 @@ def _refuse_existing(target: Path, kind: str, *, force: bool) -> None:
     if not target.exists() and not target.is_symlink():
         return
     if not force:
-        raise UsageError(
-            f"{target}: already exists", hint="choose another name, or replace it with --force"
-        )
+        raise already_exists(target)
     if kind == "safetensors" and target.is_dir():
         raise UsageError(f"{target} is a folder; --format safetensors writes one file")
     if kind == "safetensors" or (target.is_dir() and _is_replaceable(target)):

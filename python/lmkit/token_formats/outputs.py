@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from lmkit.durable import beside, refused, sweep_dead, sync_folder, sync_open
-from lmkit.errors import MissingFileError, UsageError
+from lmkit.errors import MissingFileError, already_exists
 
 
 class Outputs:
@@ -64,6 +64,4 @@ def check_outputs(paths: Sequence[Path], *, force: bool) -> None:
         if not path.parent.is_dir():
             raise MissingFileError(f"{path.parent}: no such file or folder")
         if path.is_dir() or (path.exists() and not force):
-            raise UsageError(
-                f"{path}: already exists", hint="choose another name, or replace it with --force"
-            )
+            raise already_exists(path)

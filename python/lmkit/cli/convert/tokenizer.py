@@ -9,7 +9,8 @@ from typing import get_args
 
 import click
 
-from lmkit.cli.options import Command, json_option, notices, quiet_option
+from lmkit.cli.options import Command, notices
+from lmkit.cli.shared_options import force_option, json_option, one_of, quiet_option
 from lmkit.cli.tokenizer_options import SLOW, named_tokens
 from lmkit.errors import UsageError
 from lmkit.tokenizer import Format, Tokenizer
@@ -21,12 +22,12 @@ _TOLD_AT_MOST = 8
 @click.command(cls=Command)
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
-@click.option(
+@one_of(
     "--to",
-    "format",
-    type=click.Choice(get_args(Format)),
-    help="Write a tokenizer folder, a tokenizer.json, a rank file, or a folder with vocab.json and "
+    get_args(Format),
+    "Write a tokenizer folder, a tokenizer.json, a rank file, or a folder with vocab.json and "
     "merges.txt.  [default: as TO is called: .json, .tiktoken, else a tokenizer folder]",
+    name="format",
 )
 @click.option(
     "--merges_path",
@@ -47,7 +48,7 @@ _TOLD_AT_MOST = 8
     help="Treat TOKEN as special, with this id where FROM lacks it; repeats.  [default: those that "
     "FROM records, or entries shaped <|...|> that no merge makes]",
 )
-@click.option("--force", is_flag=True, help="Replace a tokenizer that is there already.")
+@force_option("Replace a tokenizer that is there already.")
 @json_option
 @quiet_option
 def command(

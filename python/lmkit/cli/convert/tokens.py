@@ -2,62 +2,69 @@
 
 import json
 import warnings
-from functools import partial
 from typing import Any
 
 import click
 
-from lmkit.cli.options import Command, Option, json_option, notices, quiet_option
+from lmkit.cli.options import Command, notices
 from lmkit.cli.progress import progress_bar
+from lmkit.cli.shared_options import (
+    force_option,
+    json_option,
+    one_of,
+    option,
+    quiet_option,
+    tokenizer_option,
+    whole_number,
+)
 
 READ = ("npy", "bin", "nanogpt", "llmc", "megatron", "shards")
 WRITTEN = ("npy", "bin", "nanogpt", "llmc", "megatron", "text")
 
-_format = partial(click.option, cls=Option, group="Formats")
+_FORMATS = "Formats"
 
 
 @click.command(cls=Command)
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
-@_format(
+@one_of(
     "--from",
-    "from_format",
-    type=click.Choice(READ),
-    help="Take FROM as this.  [default: by its name and content]",
+    READ,
+    "Take FROM as this.  [default: by its name and content]",
+    name="from_format",
+    group=_FORMATS,
 )
-@_format(
+@one_of(
     "--to",
-    "to_format",
-    type=click.Choice(WRITTEN),
-    help="Write TO as this.  [default: by its name: .npy, .idx, .txt]",
+    WRITTEN,
+    "Write TO as this.  [default: by its name: .npy, .idx, .txt]",
+    name="to_format",
+    group=_FORMATS,
 )
-@click.option(
+@one_of(
     "--dtype",
-    type=click.Choice(["int32", "uint16", "uint32"]),
-    help="Store ids like this.  [default: npy and bin as FROM does, the others uint16 where all "
+    ["int32", "uint16", "uint32"],
+    "Store ids like this.  [default: npy and bin as FROM does, the others uint16 where all "
     "ids fit]",
 )
-@click.option(
-    "--tokenizer",
-    "tokenizer_path",
-    metavar="PATH",
-    help="Tokenizer folder, tokenizer.json or .tiktoken file that made the ids; text needs it.",
+@tokenizer_option(
+    "Tokenizer folder, tokenizer.json or .tiktoken file that made the ids; text needs it."
 )
 @click.option("--vocab_path", metavar="FILE", help="Vocabulary, GPT-2 style JSON, instead.")
 @click.option("--merges_path", metavar="FILE", help="Merges of that vocabulary.")
-@_format(
+@option(
     "--end_of_document",
     metavar="TOKEN",
     help="Let documents end after TOKEN, a special token or an id; '' for one document.  "
     "[default: as FROM says, else after the tokenizer's <|endoftext|>]",
+    group=_FORMATS,
 )
-@_format(
+@whole_number(
     "--shard_tokens",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Write llmc files of N tokens, TO_000000.bin and so on.  [default: 2147483647]",
+    "Write llmc files of N tokens, TO_000000.bin and so on.  [default: 2147483647]",
+    group=_FORMATS,
 )
-@click.option("--force", is_flag=True, help="Replace outputs that are there already.")
+@force_option("Replace outputs that are there already.")
 @json_option
 @quiet_option
 def command(
