@@ -341,7 +341,7 @@ def test_colours_are_for_terminals_that_want_them(run: Path, plain: bool):
 # --- live ----------------------------------------------------------------------------------------
 
 
-def waited_for(true, seconds: float = 30) -> bool:
+def waited_for(true, seconds: float = 120) -> bool:
     """Whether something came to be true in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -369,7 +369,7 @@ def test_a_live_page_follows_the_run_until_it_is_interrupted(run: Path, tmp_path
             file.write('{"iter": 301, "sample": "the end", "prompt": ""}\n')
         assert waited_for(lambda: '"text":"the end"' in page.read_text())
         child.send_signal(signal.SIGINT)
-        output, errors = child.communicate(timeout=30)
+        output, errors = child.communicate(timeout=60)
     finally:
         child.kill()
     assert (child.returncode, errors) == (130, "interrupted\n")
@@ -384,7 +384,7 @@ def test_a_live_page_is_done_when_the_run_is(run: Path, tmp_path: Path):
     try:
         assert waited_for(page.exists)
         holder.communicate(b"\n")
-        assert child.wait(timeout=30) == 0
+        assert child.wait(timeout=60) == 0
     finally:
         holder.kill()
         child.kill()
