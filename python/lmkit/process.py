@@ -1,7 +1,14 @@
-"""Whether a process of this machine still runs: what was left by one that does not may be swept."""
+"""Processes of this machine: whether one still runs, and how those of a run find each other.
+
+What was left by a process that does not run any more may be swept.
+"""
 
 import os
 from pathlib import Path
+
+# In the environment of processes that train together: the number of the socket that the first
+# listens on, which it was given, so that nobody else has its port. The others have it empty.
+LISTENING = "LMKIT_LISTENING"
 
 
 def is_alive(process: int) -> bool:

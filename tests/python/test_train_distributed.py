@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,14 @@ import numpy as np
 import psutil
 import pytest
 
+from lmkit.cli import launch
 from lmkit.cli.launch import as_words
 from lmkit.config import TrainConfig
 from lmkit.errors import TrainingError, UsageError
 from lmkit.lm.batches import TokenBatches
 from lmkit.lm.checkpoint import checkpoints_in, read_checkpoint
 from lmkit.lm.distributed import Ranks
+from lmkit.run_place import run_folder
 from tiny_run import (
     flags,
     losses,
@@ -110,6 +113,79 @@ def test_a_process_that_dies_costs_only_the_steps_since_the_last_checkpoint(
     assert list(losses(run)) == list(range(1, last + 1))
     for step, loss in losses(tmp_path / "one").items():
         assert losses(run)[step] == pytest.approx(loss, abs=2e-3), step
+
+
+def test_what_was_refused_is_not_begun_again_as_another_run(inputs: dict[str, str], tmp_path: Path):
+    run = tmp_path / "run"
+    train(inputs, run, max_iters=5, save_interval=5)
+    given = flags(settings(inputs, run, max_iters=10))
+    done = run_command(*given, "--nproc", "2", "--max_restarts", "1")
+    assert done.returncode == 2
+    assert "already holds 1 checkpoint" in done.stderr
+    assert "beginning again" not in done.stderr
+    assert "this is a mistake in lmkit" not in done.stderr
+    assert [step for step, _ in checkpoints_in(run)] == [5]
+
+
+def ended(*codes: int) -> int | None:
+    """What a job ends with whose processes end so, at the same time."""
+    job = launch._Job([], len(codes), 0)
+    for code in codes:
+        kill = f"os.kill(os.getpid(), {-code})" if code < 0 else f"sys.exit({code})"
+        job._processes.append(subprocess.Popen([sys.executable, "-c", f"import os, sys; {kill}"]))
+    for process in job._processes:
+        process.wait()
+    return job._failure()
+
+
+def test_a_job_ends_with_the_code_of_the_process_that_is_the_reason():
+    assert ended(0, 0) is None
+    assert ended(1, -9) == 137
+    assert ended(1, 2) == 2
+    assert ended(143, -15, 1) == 1
+    assert ended(143, -15) is None
+
+
+def test_a_run_begun_again_goes_on_from_its_own_checkpoints_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Those that were there before may be another run's, which --force is to set aside."""
+    (tmp_path / "checkpoint_9.pt").touch()
+    begun: list[int] = []
+
+    class Job:
+        def __init__(self, _words: list[str], _nproc: int, restart: int) -> None:
+            begun.append(restart)
+
+        def wait(self) -> int:
+            if len(begun) == 2:
+                (tmp_path / "checkpoint_3.pt").touch()
+            return 137
+
+    monkeypatch.setattr(launch, "_Job", Job)
+    assert launch.launch([], 2, 2, str(tmp_path)) == 137
+    assert begun == [0, 0, 2]
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("; beginning again (restarts left: 1)")
+    assert second.endswith("; beginning again from the last checkpoint (restarts left: 0)")
+    monkeypatch.setenv(launch.RESTART_COUNT, "2")
+    assert launch.checkpoint_after_restart(str(tmp_path)) == str(tmp_path)
+    monkeypatch.setenv(launch.RESTART_COUNT, "0")
+    assert launch.checkpoint_after_restart(str(tmp_path)) is None
+
+
+def test_the_folder_of_a_run_follows_from_what_is_given(tmp_path: Path):
+    (tmp_path / "run" / "checkpoint_5.dcp").mkdir(parents=True)
+    for given, folder in (
+        ({}, "./checkpoints"),
+        ({"load_checkpoint": "latest"}, "./checkpoints"),
+        ({"load_checkpoint": "a/checkpoint_5.pt"}, "a"),
+        ({"load_checkpoint": "a/superseded/checkpoint_5.pt"}, "a"),
+        ({"load_checkpoint": f"{tmp_path}/run/"}, f"{tmp_path}/run"),
+        ({"load_checkpoint": f"{tmp_path}/run/checkpoint_5.dcp/"}, f"{tmp_path}/run"),
+        ({"load_checkpoint": "a/checkpoint_5.pt", "checkpoint_dir": "b"}, "b"),
+    ):
+        assert run_folder(given, "./checkpoints") == folder, given
 
 
 @pytest.mark.slow

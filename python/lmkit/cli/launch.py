@@ -18,19 +18,29 @@ from types import FrameType
 
 import click
 
+from lmkit.process import LISTENING
+
 PATIENCE = 60  # seconds the others get to end, once one has failed
 RESTART_COUNT = "TORCHELASTIC_RESTART_COUNT"  # torchrun's name for it
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+REFUSED = range(2, 6)  # misuse, or files or a system that would be the same the next time
 
 
-def launch(words: Sequence[str], nproc: int, max_restarts: int) -> int:
-    """Run ``lmkit train`` with these words in ``nproc`` processes; the exit code of them all."""
+def launch(words: Sequence[str], nproc: int, max_restarts: int, folder: str) -> int:
+    """Run ``lmkit train`` with these words in ``nproc`` processes; the exit code of them all.
+
+    Checkpoints that were in ``folder`` before may be another run's: only new ones are gone on from.
+    """
+    before = _checkpoints(folder)
     for restart in range(max_restarts + 1):
-        code = _Job(words, nproc, restart).wait()
-        if code == 0 or code in STOPPED or restart == max_restarts:
+        goes_on = bool(_checkpoints(folder) - before)
+        code = _Job(words, nproc, restart if goes_on else 0).wait()
+        if code == 0 or code in STOPPED or code in REFUSED or restart == max_restarts:
             break
+        kept = bool(_checkpoints(folder) - before)
         click.echo(
-            f"note: a process ended with {code}; beginning again from the last checkpoint "
+            f"note: a process ended with {code}; beginning again"
+            f"{' from the last checkpoint' if kept else ''} "
             f"(restarts left: {max_restarts - restart - 1})",
             err=True,
         )
@@ -38,10 +48,20 @@ def launch(words: Sequence[str], nproc: int, max_restarts: int) -> int:
 
 
 def checkpoint_after_restart(folder: str) -> str | None:
-    """``latest`` where this process was begun again, by us or by torchrun, and can go on."""
+    """The run's ``folder`` where this process was begun again, by us or torchrun, and can go on."""
     again = os.environ.get(RESTART_COUNT, "0") != "0"
-    kept = any(one.suffix in {".pt", ".dcp"} for one in Path(folder).glob("checkpoint_*"))
-    return "latest" if again and kept else None
+    return folder if again and _checkpoints(folder) else None
+
+
+def _checkpoints(folder: str) -> set[tuple[str, int, int]]:
+    """The checkpoints of a run folder, each told from others of its name."""
+    found = set()
+    for path in Path(folder).glob("checkpoint_*"):
+        if path.suffix in {".pt", ".dcp"}:
+            with suppress(FileNotFoundError):  # it is pruned or set aside
+                stat = path.stat()
+                found.add((path.name, stat.st_ino, stat.st_mtime_ns))
+    return found
 
 
 def as_words(values: Mapping[str, object]) -> list[str]:
@@ -59,31 +79,34 @@ class _Job:
     """N processes; a signal that ends this one goes to them."""
 
     def __init__(self, words: Sequence[str], nproc: int, restart: int) -> None:
+        self._asked = words, nproc, restart
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def _begin(self) -> None:
+        words, nproc, restart = self._asked
         threads = str(max(1, (os.cpu_count() or 1) // nproc))
-        common = {
-            "OMP_NUM_THREADS": threads,
-            **os.environ,
-            "WORLD_SIZE": str(nproc),
-            RESTART_COUNT: str(restart),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
-        }
-        self._processes = [
-            subprocess.Popen(  # noqa: S603 - lmkit itself
-                [sys.executable, "-m", "lmkit", "train", *words],
-                env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdin=subprocess.DEVNULL,
-            )
-            for rank in range(nproc)
-        ]
+        # Closed here at the end: where the first process is gone, nobody is to answer.
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            common = {
+                "OMP_NUM_THREADS": threads,
+                **os.environ,
+                "WORLD_SIZE": str(nproc),
+                RESTART_COUNT: str(restart),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(listening.getsockname()[1]),
+            }
+            for rank in range(nproc):
+                sockets = [] if rank else [listening.fileno()]
+                self._processes.append(_start(words, rank, common, sockets))
 
     def wait(self) -> int:
-        """Wait for all; the first process's code, or that of one that failed."""
+        """Begin, and wait for all; the first process's code, or that of one that failed."""
         before = {
             number: signal.signal(number, self._pass_on)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         }
         try:
+            self._begin()  # in here, so that no signal leaves them alone
             return self._wait()
         finally:
             for number, handler in before.items():
@@ -94,17 +117,22 @@ class _Job:
 
     def _wait(self) -> int:
         while any(process.poll() is None for process in self._processes):
-            failure = self._failure()
-            if failure is not None:
+            if self._failure() is not None:
                 self._end_the_others()
-                return failure
+                break
             time.sleep(0.05)
         return self._failure() or int(self._processes[0].returncode)
 
     def _failure(self) -> int | None:
-        """The exit code of a process that did not end as asked."""
+        """The exit code of the process that is the reason why not all ended as asked."""
         codes = [process.poll() for process in self._processes]
-        return next((_exit_code(code) for code in codes if code and code not in STOPPED), None)
+        failed = [_exit_code(code) for code in codes if code]
+        # One that refused says why, one that was killed cannot; who lost another ends with 1.
+        return max(
+            (code for code in failed if code not in STOPPED),
+            key=lambda code: (code in REFUSED, code),
+            default=None,
+        )
 
     def _end_the_others(self) -> None:
         """Let them save what they have, but not for ever."""
@@ -125,12 +153,19 @@ class _Job:
                 process.send_signal(number)
 
 
+def _start(
+    words: Sequence[str], rank: int, common: Mapping[str, str], sockets: Sequence[int]
+) -> "subprocess.Popen[bytes]":
+    """One of the processes; the first is given the socket that it is to listen on."""
+    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), LISTENING: "".join(map(str, sockets))}
+    return subprocess.Popen(  # noqa: S603 - lmkit itself
+        [sys.executable, "-m", "lmkit", "train", *words],
+        env={**common, **own},
+        stdin=subprocess.DEVNULL,
+        pass_fds=sockets,
+    )
+
+
 def _exit_code(code: int) -> int:
     """As a shell tells it: 137 for a process that was killed."""
     return 128 - code if code < 0 else code
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -20,6 +20,7 @@ from lmkit.cli.shared_options import (
 )
 from lmkit.config import TrainConfig
 from lmkit.presets import PRESETS
+from lmkit.run_place import run_folder
 
 if TYPE_CHECKING:
     from lmkit.lm.report import Report
@@ -94,12 +95,12 @@ def command(
         others = {"nproc": nproc, "max_restarts": max_restarts}
         say_config(settings, preset, others, notices(quiet=quiet), as_json=as_json)
         return
+    folder = run_folder(settings, TrainConfig.checkpoint_dir)
     if (nproc > 1 or max_restarts) and not dry_run and "WORLD_SIZE" not in os.environ:
         refuse_misfits(settings, preset)
         words = as_words({**settings, **_options(preset, force=force, json=as_json, quiet=quiet)})
-        context.exit(launch(words, nproc, max_restarts))
-    folder = settings.get("checkpoint_dir", TrainConfig.checkpoint_dir)
-    settings |= given({"load_checkpoint": checkpoint_after_restart(str(folder))})
+        context.exit(launch(words, nproc, max_restarts, folder))
+    settings |= given({"load_checkpoint": checkpoint_after_restart(folder)})
 
     from lmkit.lm.preparation import dry_run as rehearse
     from lmkit.lm.report import Report

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lmkit.config import TrainConfig
 from lmkit.errors import TrainingError, UsageError
+from lmkit.process import LISTENING
 
 Plain = TypeVar("Plain")
 
@@ -129,8 +130,8 @@ class Ranks:
         return shared.no_sync()
 
     @contextmanager
-    def explaining(self) -> Iterator[None]:
-        """Say in one sentence that another process is gone."""
+    def explaining(self, *, began: bool = True) -> Iterator[None]:
+        """Say in one sentence that another process is gone; once a run ``began``, what helps."""
         try:
             yield
         except RuntimeError as error:
@@ -140,7 +141,9 @@ class Ranks:
             raise TrainingError(
                 f"process {self.rank} of {self.count} lost another one: "
                 f"{said.strip().splitlines()[0].split('. ')[0]}",
-                hint="--max_restarts N goes on from the last checkpoint by itself",
+                hint="--max_restarts N goes on from the last checkpoint by itself"
+                if began
+                else None,
             ) from error
 
 
@@ -155,8 +158,26 @@ def joined() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend)
+    distributed.init_process_group(backend, **_meeting(count))
     try:
         yield Ranks(distributed.get_rank(), count)
     finally:
         distributed.destroy_process_group()
+
+
+def _meeting(count: int) -> dict[str, Any]:
+    """Where processes meet: on the socket that the launcher gave the first, or as torch does it."""
+    listening = os.environ.get(LISTENING)
+    if listening is None:
+        return {}
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    rank = int(os.environ["RANK"])
+    store = distributed.TCPStore(  # type: ignore[attr-defined]  # documented, and not listed
+        address,
+        port,
+        count,
+        is_master=rank == 0,
+        timeout=distributed.default_pg_timeout,
+        master_listen_fd=int(listening) if listening else None,
+    )
+    return {"store": store, "rank": rank, "world_size": count}

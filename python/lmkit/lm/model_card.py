@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmkit._core import __version__
 from lmkit.lm.huggingface_config import ARCHITECTURES
-from lmkit.lm.resume import run_folder_of
+from lmkit.run_place import run_folder_of
 
 if TYPE_CHECKING:
     from lmkit.lm.export import Source

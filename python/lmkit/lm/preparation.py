@@ -46,7 +46,6 @@ from lmkit.lm.resume import (
     open_checkpoint,
     restore_run,
     resumed_config,
-    run_folder_of,
 )
 from lmkit.lm.run_folder import RunFolder, refuse_another_run
 from lmkit.lm.sharding import (
@@ -58,6 +57,7 @@ from lmkit.lm.sharding import (
 from lmkit.lm.training_data import TrainingData, open_all, open_data
 from lmkit.lm.weight_average import WeightAverage
 from lmkit.presets import expand_preset
+from lmkit.run_place import run_folder_of
 from lmkit.tokenizer import Tokenizer
 
 

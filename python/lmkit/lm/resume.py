@@ -25,6 +25,7 @@ from lmkit.lm.optimizer import Optimizer
 from lmkit.lm.sharding import cut_state, empty_like_cut, is_cut
 from lmkit.lm.weight_average import WeightAverage
 from lmkit.model_config import ModelConfig
+from lmkit.run_place import run_folder_of
 from lmkit.setting import own_settings
 
 TOKENIZER_FLAGS = ("tokenizer", "vocab_path", "merges_path")
@@ -165,15 +166,6 @@ def resumed_config(
     if "checkpoint_dir" not in given:
         stored["checkpoint_dir"] = run_folder_of(checkpoint)
     return from_dict(TrainConfig, {**stored, **given})
-
-
-def run_folder_of(checkpoint: str) -> str:
-    """The run's folder, as typed: the checkpoint's own, or the one above ``superseded/``."""
-    folder, slash, _ = checkpoint.rpartition("/")
-    if not slash:
-        return "."
-    above, _, last = folder.rpartition("/")
-    return (above or ".") if last == "superseded" else folder or "/"
 
 
 def given_settings(config: TrainConfig) -> dict[str, object]:

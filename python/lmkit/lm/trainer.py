@@ -125,7 +125,10 @@ class Trainer:
         with joined() as self._ranks:
             if not self._ranks.is_first:
                 self._report = Silence()
-            with prepare(self._given, self._report, self._ranks, force=self._force) as run:
+            with (
+                self._ranks.explaining(began=False),
+                prepare(self._given, self._report, self._ranks, force=self._force) as run,
+            ):
                 self._adopt(run)
                 limit = self.config.max_time
                 deadline = None if limit is None else began + limit
