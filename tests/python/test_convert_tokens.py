@@ -107,6 +107,22 @@ class TestOut:
         assert {len(part) for part in parts[:-1]} == {1000}
         assert np.array_equal(np.concatenate(parts), IDS)
 
+    def test_no_part_of_an_earlier_llmc_stays_among_those_of_a_later(
+        self, npy: Path, tmp_path: Path
+    ) -> None:
+        many = convert(npy, tmp_path / "a.bin", to_format="llmc", shard_tokens=1000)["files"]
+        (tmp_path / "a_other_000009.bin").touch()
+        (tmp_path / "a_000000.bin").unlink()
+        (tmp_path / "a_000001.bin").unlink()
+        options = {"to_format": "llmc", "shard_tokens": len(IDS) - 1}
+        with pytest.raises(UsageError, match=r"a_000002\.bin: already exists"):
+            convert(npy, tmp_path / "a.bin", **options)
+        done = convert(npy, tmp_path / "a.bin", **options, force=True)
+        assert len(many) > 2 == len(done["files"])
+        convert(f"{tmp_path}/a_0*.bin", tmp_path / "back.npy")
+        assert np.array_equal(np.load(tmp_path / "back.npy"), IDS)
+        assert (tmp_path / "a_other_000009.bin").exists()
+
     def test_parts_of_llmc_end_in_bin_whatever_was_typed(self, npy: Path, tmp_path: Path) -> None:
         convert(npy, tmp_path / "a", to_format="llmc", shard_tokens=1000)
         assert {path.suffix for path in tmp_path.iterdir()} == {".bin"}
@@ -351,6 +367,8 @@ class TestRefusals:
             convert(tmp_path / "no_*.bin", tmp_path / "a.npy")
         with pytest.raises(MissingFileError):
             convert(npy, tmp_path / "no" / "a.npy")
+        with pytest.raises(MissingFileError, match="no: no such file or folder"):
+            convert(npy, tmp_path / "no" / "a", to_format="megatron", end_of_document="7")
         with pytest.raises(UsageError, match="one of the inputs"):
             convert(npy, npy, force=True)
         other = lmkit.Tokenizer.train(texts=["other"], vocab_size=258)

@@ -94,7 +94,8 @@ def test_lines_that_are_not_whole_are_counted_and_told(
 ):
     lines = (run / "metrics.jsonl").read_text().splitlines()
     lines[5] = lines[5][:20]
-    (run / "metrics.jsonl").write_text("\n".join([*lines, "[1]", "\x00"]) + "\n")
+    infinite = '{"iter": Infinity, "loss": 1.0}'
+    (run / "metrics.jsonl").write_text("\n".join([*lines, "[1]", infinite]) + "\n")
     assert numbers(run, capsys=capsys)["runs"][0]["torn_lines"] == 3
     assert plot(run, "--terminal") == 0
     assert f"note: {run}: 3 lines of its metrics are not whole" in capsys.readouterr().err
@@ -390,6 +391,33 @@ def test_a_live_page_is_done_when_the_run_is(run: Path, tmp_path: Path):
         child.kill()
         child.communicate()
     assert '"live":null' in page.read_text()
+
+
+def test_what_is_written_while_a_live_page_reads_is_not_passed_over(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As many turns as it takes are taken; the run goes on as long as we want."""
+    page, turns = tmp_path / "live.html", []
+
+    class Writing(RunReader):
+        def read(self):
+            found = super().read()
+            if not turns:
+                with self.metrics.open("a") as file:
+                    file.write('{"iter": 301, "sample": "the end", "prompt": ""}\n')
+            found.is_going = len(turns) < 2
+            return found
+
+    seen = []
+
+    def sleep(_: float) -> None:
+        turns.append("turn")
+        seen.append('"text":"the end"' in page.read_text())
+
+    monkeypatch.setattr("lmkit.plot.RunReader", Writing)
+    monkeypatch.setattr("lmkit.cli.plot.time.sleep", sleep)
+    assert plot(run, "--live", "--output_path", page) == 0
+    assert seen == [False, True]
 
 
 def test_a_run_that_is_over_is_drawn_once(

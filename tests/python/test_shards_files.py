@@ -133,6 +133,10 @@ def test_a_plan_that_was_changed_by_hand_is_refused(plan, tmp_path):
     path.write_bytes(plan.to_bytes().replace(b'"dtype": "int32"', b'"dtype": "uint16"'))
     with pytest.raises(MalformedError, match="its id is not that of its contents"):
         read_plan(tmp_path)
+    for options in ([], "", None):
+        path.write_text(json.dumps(json.loads(plan.to_bytes()) | {"options": options}))
+        with pytest.raises(MalformedError, match="not a plan"):
+            read_plan(tmp_path)
     path.write_text('{"format": 1}')
     with pytest.raises(MalformedError, match="not a plan"):
         read_plan(tmp_path)

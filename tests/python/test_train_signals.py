@@ -26,6 +26,17 @@ raise SystemExit(signals.exit_code)
 """
 
 
+# One that waits for its reader, as does what it says of signals.
+UNREAD = """
+import sys
+from lmkit.lm.signals import StopSignals
+with StopSignals(lambda text: print(text * 9999, flush=True)):
+    print("ready", flush=True)
+    sys.stdout.write("x" * 999_999)
+    sys.stdout.flush()
+"""
+
+
 # `lmkit train` with such a call in its backward pass.
 LONG_BACKWARD = """
 import hashlib, sys, torch
@@ -66,6 +77,17 @@ def test_the_first_is_answered_inside_a_long_call_and_the_second_leaves(number: 
     process.send_signal(number)
     assert process.communicate()[0] == ""  # it never came out of the call
     assert process.returncode == 128 + number
+
+
+def test_the_second_leaves_though_nobody_reads_the_output():
+    """As where a pager has been given standard output and error, and shows its first page."""
+    process = start(UNREAD)
+    os.set_blocking(process.stdout.fileno(), False)
+    while process.poll() is None:  # the first may come while the second is told
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    assert process.returncode == 130
+    process.stdout.close()
 
 
 def test_a_run_answers_inside_its_backward_pass_and_leaves_at_the_second(tmp_path: Path):

@@ -160,6 +160,18 @@ class _Artist:
         self.look, self.output = look, output
         self.terminal, self.colour = terminal, colour
 
+    def state(self) -> list[tuple[int, int] | None]:
+        """What tells whether a run has written something; None where there is no file now."""
+        found: list[tuple[int, int] | None] = []
+        for reader in self.readers:
+            try:
+                stat = reader.metrics.stat()
+            except OSError:  # which reading it puts into words
+                found.append(None)
+            else:
+                found.append((stat.st_mtime_ns, stat.st_size))
+        return found
+
     def read(self, *, may_be_empty: bool = False) -> "list[Run]":
         """The runs as they are now; one without numbers is refused, unless it has just begun."""
         runs = [reader.read() for reader in self.readers]
@@ -206,19 +218,18 @@ class _Artist:
 
 def _keep_drawing(artist: _Artist, interval: float, say: "Any") -> None:  # noqa: ANN401 - a callable
     """Draw until no run goes on; a drawing is only made where something is new."""
-    runs = artist.read(may_be_empty=True)
+    now, runs = artist.state(), artist.read(may_be_empty=True)
     if artist.output is not None:
         click.echo(f"Drawing into {artist.output} every {interval:g} s; Ctrl-C ends it")
     before: object = None
     while any(run.is_going for run in runs):
-        stats = [reader.metrics.stat() for reader in artist.readers]
-        now = [(one.st_mtime_ns, one.st_size) for one in stats]
         if now != before:
             _wipe(artist)
             artist.draw(runs, interval)
             before = now
         time.sleep(interval)
-        runs = artist.read(may_be_empty=True)
+        # Looked at first: what is written between the two is drawn the next time, not never.
+        now, runs = artist.state(), artist.read(may_be_empty=True)
     if before is None:
         say("none of the runs goes on, so this is drawn once")
     _wipe(artist)

@@ -18,6 +18,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+MOMENT = 0.5  # seconds for what is held back of the output, whose reader may read no more
 
 
 class StopSignals:
@@ -32,6 +33,7 @@ class StopSignals:
         self.received: signal.Signals | None = None
         self._say = say
         self._save_wanted = False
+        self._telling: threading.Thread | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
@@ -41,8 +43,10 @@ class StopSignals:
 
     def take_save_request(self) -> bool:
         """Whether SIGUSR1 asked for a checkpoint since the last call."""
-        wanted, self._save_wanted = self._save_wanted, False
-        return wanted
+        if not self._save_wanted:  # not reset then, or one that comes just now would be lost
+            return False
+        self._save_wanted = False
+        return True
 
     def __enter__(self) -> Self:
         self._active = threading.current_thread() is threading.main_thread()
@@ -66,12 +70,18 @@ class StopSignals:
     ) -> None:
         if not self._active:
             return
+        self._wait_until_told()  # while the second signal is heard
         signal.set_wakeup_fd(self._previous_descriptor)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._sender.close()  # the watcher reads the end and returns
         self._watcher.join()
+        self._wait_until_told()
         self._receiver.close()
+
+    def _wait_until_told(self) -> None:
+        if self._telling is not None:
+            self._telling.join()
 
     def _watch(self) -> None:
         while numbers := self._receiver.recv(16):
@@ -83,13 +93,21 @@ class StopSignals:
             self._save_wanted = True
         elif number in STOPPING and self.received is None:
             self.received = signal.Signals(number)
-            self._say(
+            self._telling = _aside(
+                self._say,
                 f"{self.received.name} received: stopping after this step and saving a checkpoint; "
-                "once more leaves at once, without saving"
+                "once more leaves at once, without saving",
             )
         elif number in STOPPING:
-            sys.stdout.flush()
+            _aside(sys.stdout.flush).join(MOMENT)
             os._exit(128 + number)
+
+
+def _aside(function: Callable[..., object], *arguments: object) -> threading.Thread:
+    """Call a function that may wait for a reader for ever, in a thread that nobody waits for."""
+    thread = threading.Thread(target=function, args=arguments, daemon=True)
+    thread.start()
+    return thread
 
 
 def _leave_it_to_the_watcher(number: int, frame: FrameType | None) -> None:

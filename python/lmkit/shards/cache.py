@@ -69,7 +69,7 @@ class ShardCache:
         Raises:
             UsageError: the file alone is larger than the limit.
             MalformedError: what was downloaded has another size.
-        MismatchError: it has another checksum.
+            MismatchError: it has another checksum.
             SystemRefusedError: the folder cannot be written to, or the disk is full.
         """
         if size > self.limit:

@@ -191,7 +191,7 @@ def read_plan(folder: Path) -> Plan:
             options=content["options"],
             lmkit=content["lmkit"],
         )
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise MalformedError(f"{path}: not a plan: {error}") from error
     if plan.id != content.get("id"):
         raise MalformedError(

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from lmkit import _core
-from lmkit.errors import MismatchError, SystemRefusedError
+from lmkit.errors import MalformedError, MismatchError, SystemRefusedError
 from lmkit.shards.names import document_ends_name, receipt_name
 from lmkit.shards.receipt import HEADER_BYTES, REMAKE
+from lmkit.token_file import Sidecar, TokenReader
 
 _BLOCK = 1 << 22
 
@@ -23,6 +24,8 @@ class Described(Protocol):
     def name(self) -> str: ...  # noqa: D102 - as in `Receipt`
     @property
     def tokens(self) -> int: ...  # noqa: D102
+    @property
+    def documents(self) -> int: ...  # noqa: D102
     @property
     def checksum(self) -> str: ...  # noqa: D102
     @property
@@ -54,6 +57,7 @@ def verify_shard(shard: Described, folder: Path, suffix: str, dtype: str) -> Non
     import numpy as np
 
     tokens = folder / (shard.name + suffix)
+    _open(tokens, dtype, shard.tokens).close()
     checksum, smallest, largest = _core.Checksum(), None, None
     for block in _blocks(tokens, HEADER_BYTES if suffix == ".npy" else 0):
         checksum.update(block)
@@ -69,9 +73,19 @@ def verify_shard(shard: Described, folder: Path, suffix: str, dtype: str) -> Non
     found = file_checksum(ends, begin=HEADER_BYTES)
     if found != shard.documents_checksum:
         raise _wrong(ends, f"it has the checksum {found}", shard.documents_checksum)
-    last = np.load(ends)[-1:].sum()
+    with _open(ends, "int64", shard.documents) as reader:
+        last = int(reader.read(max(0, len(reader) - 1), len(reader)).sum())
     if last != shard.tokens:
         raise _wrong(ends, f"its last document ends at token {last}", str(shard.tokens))
+
+
+def _open(path: Path, dtype: str, count: int) -> TokenReader:
+    """A file whose header, which no checksum sums up, says what there is to be."""
+    try:
+        return TokenReader(path, Sidecar(dtype, count))
+    except MalformedError as error:
+        receipt = receipt_name(path.name.partition(".")[0])
+        raise MismatchError(f"damaged: {error}", hint=REMAKE.format(receipt)) from error
 
 
 def _wrong(path: Path, found: str, told: str) -> MismatchError:

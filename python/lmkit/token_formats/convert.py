@@ -100,10 +100,11 @@ def convert(
     written = to_format or detect.target_format(target)
     ask = _Ask(Path(target), written, dtype, tokenizer, shard_tokens, force)
     _check(ask, opened)
+    paths = _paths(ask, opened.tokens)
+    beside = _beside(ask, paths)
+    check_outputs([*paths, *beside], force=force)
     ends = _ends(ask, opened, end_of_document)
     stored = _dtype(ask, opened)
-    paths = _paths(ask, opened.tokens)
-    check_outputs([*paths, *_beside(ask)], force=force)
     spool = closing(ends) if isinstance(ends, EndsAfter) else nullcontext()
     with Outputs() as outputs, spool:
         sink = _sink(ask, opened, outputs, paths, stored)
@@ -119,7 +120,7 @@ def convert(
             sidecar.inputs if sidecar and sidecar.inputs else [opened.name],
         )
         sink.finish(ends, facts)
-        outputs.put_in_place(stale=[*paths[1:], *_beside(ask)])
+        outputs.put_in_place(stale=[*paths[1:], *beside])
     return {
         "from": opened.format,
         "to": written,
@@ -279,10 +280,12 @@ def _copy(
     return smallest, largest
 
 
-def _beside(ask: _Ask) -> list[Path]:
+def _beside(ask: _Ask, paths: list[Path]) -> list[Path]:
     """What is taken for a part of the target where it lies beside it."""
     if ask.format in {"npy", "bin"}:
         return [sidecar_path(ask.target), ends_path(ask.target)]
+    if ask.format == "llmc" and paths != [ask.target]:
+        return [path for path in llmc.numbered_like(paths[0]) if path not in paths]
     if ask.format in {"nanogpt", "llmc"}:
         return [sidecar_path(ask.target)]
     return []

@@ -8,6 +8,7 @@ files, ``NAME_000000.bin``, ``NAME_000001.bin`` and so on; a glob names them all
 
 import glob
 import os
+import re
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,13 @@ def file_names(path: Path, parts: int, *, numbered: bool) -> "Sequence[Path]":
         return [path]
     suffix = path.suffix or ".bin"
     return [path.with_name(f"{path.stem}_{part:06d}{suffix}") for part in range(parts)]
+
+
+def numbered_like(first: Path) -> list[Path]:
+    """The files beside ``first``, which ends in 000000, that a glob would take for its others."""
+    name = re.compile(re.escape(first.stem[:-6]) + r"\d{6}" + re.escape(first.suffix))
+    folder = first.parent
+    return sorted(path for path in folder.glob(f"*{first.suffix}") if name.fullmatch(path.name))
 
 
 def files(path: str | os.PathLike[str]) -> list[Path]:
