@@ -1,7 +1,8 @@
-"""What the tests share: Ctrl-C, and where the large corpora are, for those that need them."""
+"""What the tests share: Ctrl-C, tiny inputs, and where the large corpora are."""
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,3 +20,20 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}; LMKIT_SHARED names another folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def on_one_thread() -> Iterator[None]:
+    """Compute on one thread while the tests of a module run; see `tiny_run.one_thread`."""
+    from tiny_run import one_thread  # loads torch, which most tests do without
+
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The settings that name what a tiny run learns from, for all tests of a module."""
+    from tiny_run import make_inputs
+
+    return make_inputs(tmp_path_factory.mktemp("inputs"))

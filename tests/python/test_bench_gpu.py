@@ -1,7 +1,6 @@
 """The benchmark for GPUs runs as far as it can without one, and says so where it cannot."""
 
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -9,15 +8,10 @@ import pytest
 
 from lmkit.lm import trainer
 from lmkit.lm.device import Device
-from tiny_run import one_thread
+
+pytestmark = pytest.mark.usefixtures("on_one_thread")
 
 BENCHES = Path(__file__).resolve().parents[2] / "benches" / "python"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @pytest.fixture

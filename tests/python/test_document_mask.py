@@ -1,7 +1,6 @@
 """Document masking: what a document's logits are does not depend on the documents beside it."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +17,14 @@ from lmkit.lm.evaluate import evaluate
 from lmkit.lm.generate import generate
 from lmkit.lm.model import Transformer
 from lmkit.model_config import ModelConfig
-from test_train_distributed import assert_same_losses
-from tiny_run import flags, losses, make_inputs, one_thread, run_command, settings, train
+from tiny_run import assert_same_losses, flags, losses, make_inputs, run_command, settings, train
+
+pytestmark = pytest.mark.usefixtures("on_one_thread")
 
 END = 60
 SHAPE = ModelConfig(
     vocab_size=61, d_model=32, n_layers=3, n_heads=4, max_seq_len=64, d_ff=48, n_kv_heads=2
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")

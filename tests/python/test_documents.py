@@ -1,6 +1,5 @@
 """Windows that hold one document each: which they are, that nothing is lost, and what counts."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,9 @@ from lmkit.lm.model import Transformer
 from lmkit.model_config import ModelConfig
 from lmkit.shards.tokens import ShardedTokens
 from shard_maker import checksum_of, edit_manifest, make_shards, random_documents
-from test_train_distributed import assert_same_losses
-from tiny_run import assert_same_checkpoints, losses, make_inputs, one_thread, resume, train
+from tiny_run import assert_same_checkpoints, assert_same_losses, losses, make_inputs, resume, train
+
+pytestmark = pytest.mark.usefixtures("on_one_thread")
 
 END = 999
 ENDS = random_documents(6000, longest=60)
@@ -32,12 +32,6 @@ IDS = np.random.default_rng(0).integers(0, END, 6000).astype(np.int32)
 IDS[ENDS - 1] = END
 STARTS = np.append(0, ENDS[:-1])
 DOCS = "shard_00001_of_00006.docs.npy"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @pytest.fixture

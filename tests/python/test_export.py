@@ -32,7 +32,7 @@ from tiny_models import (
     small_tokenizer,
     some_ids,
 )
-from tiny_run import make_inputs, one_thread, train
+from tiny_run import make_inputs, one_thread, records, train
 from tokenizer_texts import TEXTS, learned
 
 
@@ -208,8 +208,7 @@ def test_an_average_that_is_not_there_is_refused(tokenizer, tmp_path):
 def test_the_card_has_the_figures_of_the_run(run, tmp_path):
     export_model(run, tmp_path / "my-model", checkpoint="latest")
     card = (tmp_path / "my-model" / "README.md").read_text()
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    (loss,) = [r["val_loss"] for r in records if "val_loss" in r and r["iter"] == 20]
+    (loss,) = [r["val_loss"] for r in records(run) if "val_loss" in r and r["iter"] == 20]
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert f"| validation loss at step 20 | {loss:.4f} nats a token |" in card
     assert f"| validation perplexity | {math.exp(loss):,.2f} |" in card

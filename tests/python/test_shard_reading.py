@@ -1,7 +1,6 @@
 """Shards read as one file: the same ids, the same batches, and what is wrong named by its shard."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,27 +17,18 @@ from lmkit.shards import tokens as shard_tokens
 from lmkit.shards.tokens import ShardedTokens, is_sharded
 from lmkit.token_file import TokenReader
 from shard_maker import checksum_of, edit_manifest, make_shards, random_documents
-from tiny_run import assert_same_checkpoints, make_inputs, one_thread, resume, train
+from tiny_run import assert_same_checkpoints, resume, train
+
+pytestmark = pytest.mark.usefixtures("on_one_thread")
 
 IDS = np.random.default_rng(0).integers(0, 1000, 5000).astype(np.int32)
 ENDS = random_documents(len(IDS))
 SECOND = "shard_00001_of_00007.npy"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return make_shards(tmp_path / "set", IDS, ENDS, 7, empty=(0, 4))
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

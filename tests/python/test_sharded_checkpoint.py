@@ -6,8 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from lmkit.lm.sharded_checkpoint import fill, read_outline, whole, write_sharded
 from lmkit.lm.sharded_writer import ShardedWriter
 from lmkit.lm.sharding import cut_state, empty_like_cut, empty_model, own_part
 from lmkit.model_config import ModelConfig
-from tiny_run import assert_same_tensors, environment
+from tiny_run import assert_same_tensors, run_script
 
 SHAPE = ModelConfig(vocab_size=11, d_model=8, n_layers=1, n_heads=2, d_ff=8, tie_embeddings=True)
 CONFIG = TrainConfig(model=SHAPE, context_length=4)
@@ -301,6 +299,7 @@ import json, os, shutil, signal, sys
 from pathlib import Path
 import torch
 from torch import distributed
+from dying import dying
 from lmkit.lm.checkpoint import read_checkpoint
 from lmkit.lm.checkpoint_names import recover_replaced
 from lmkit.lm.distributed import Ranks
@@ -311,6 +310,8 @@ from torch.distributed.tensor import DTensor, Shard
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
+CHANGES = [(os, "fsync"), (torch, "save"), (shutil, "rmtree"), *((Path, name) for name in
+           ("replace", "rename", "mkdir"))]
 
 def write(iteration):
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
@@ -320,27 +321,13 @@ def write(iteration):
     write_sharded(folder / "best.dcp", state, Ranks(), None)
     distributed.destroy_process_group()
 
-def dying(after):
-    calls = 0
-    def counted(function):
-        def call(*arguments, **options):
-            nonlocal calls
-            calls += 1
-            if calls == after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-        return call
-    os.fsync = counted(os.fsync)
-    Path.replace, Path.rename, Path.mkdir = map(counted, (Path.replace, Path.rename, Path.mkdir))
-    shutil.rmtree, torch.save = counted(shutil.rmtree), counted(torch.save)
-
 write(0)  # loads what torch loads when it is used first, so that the children need not
 iteration, died = 0, 0
 for after in range(100):
     iteration += 1
     child = os.fork()
     if not child:
-        dying(after)
+        dying(after, *CHANGES)
         write(iteration)
         os._exit(0)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -360,13 +347,7 @@ print(died)
 
 
 def test_killed_at_any_moment_the_old_folder_or_the_new_one_is_there(tmp_path: Path):
-    done = subprocess.run(
-        [sys.executable, "-c", DYING, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env={**environment(), "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    done = run_script(DYING, str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 10
 

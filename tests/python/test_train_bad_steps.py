@@ -1,8 +1,7 @@
 """A loss that is no number: its update is skipped and counted, and too many of them end the run."""
 
-import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,28 +14,11 @@ from lmkit.lm.optimizer import step_if_finite
 from lmkit.lm.readings import Readings
 from lmkit.lm.stepper import Stepper
 from lmkit.lm.trainer import Trainer
-from tiny_run import (
-    assert_same_checkpoints,
-    losses,
-    make_inputs,
-    one_thread,
-    resume,
-    settings,
-    train,
-)
+from tiny_run import assert_same_checkpoints, losses, records, resume, settings, train
+
+pytestmark = pytest.mark.usefixtures("on_one_thread")
 
 Spoil = Callable[[Callable[[int], bool]], None]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture
@@ -53,10 +35,6 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Spoil:
         monkeypatch.setattr(Stepper, "backward", spoilt)
 
     return spoil
-
-
-def records(run: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_bad_update_is_skipped_counted_and_told(

@@ -1,7 +1,6 @@
 """Before the first step: whatever does not fit is refused in one sentence, and nothing is left."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +19,9 @@ from lmkit.errors import (
 from lmkit.lm import training_data
 from lmkit.lm.checkpoint import checkpoints_in
 from lmkit.lm.trainer import Trainer
-from tiny_run import losses, make_inputs, one_thread, resume, settings, train
+from tiny_run import losses, records, resume, settings, train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
+pytestmark = pytest.mark.usefixtures("on_one_thread")
 
 
 def refused(inputs: dict[str, str], run: Path, **others: object) -> LmkitError:
@@ -244,14 +234,10 @@ def test_validation_disturbs_nothing_and_finds_the_same_twice(
     often, never = tmp_path / "often", tmp_path / "never"
     history = train(inputs, often, max_iters=6, eval_interval=1)
     train({**inputs, "val_data": None}, never, max_iters=6)
-    losses = [[r["loss"] for r in runs if "loss" in r] for runs in (history, train_history(never))]
+    losses = [[r["loss"] for r in runs if "loss" in r] for runs in (history, records(never))]
     assert losses[0] == losses[1]
     state = torch.load(often / "checkpoint_6.pt", weights_only=True)
     assert state["best_val_loss"] == min(r["val_loss"] for r in history if "val_loss" in r)
-
-
-def train_history(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_the_loss_is_the_mean_over_the_whole_batch(inputs: dict[str, str], tmp_path: Path):

@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,12 @@ from tiny_run import (
     flags,
     losses,
     make_inputs,
-    one_thread,
+    records,
     run_command,
     settings,
 )
+
+pytestmark = pytest.mark.usefixtures("on_one_thread")
 
 # The first command of the original script's documentation, as it stands.
 ORIGINAL = shlex.split(
@@ -45,12 +46,6 @@ SMALLER = shlex.split(
     "--max_iters 10 --log_interval 5 --eval_interval 10 --save_interval 10 --num_eval_batches 2 "
     "--device cpu"
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @pytest.fixture
@@ -180,12 +175,11 @@ def test_the_log_has_the_lines_with_their_time(here: Path, capsys: pytest.Captur
 
 def test_metrics_have_every_step_and_evaluation(here: Path):
     assert lmkit_train(*ORIGINAL, *SMALLER) == 0
-    lines = (here / "checkpoints" / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    steps = [record for record in records if "loss" in record]
+    kept = records(here / "checkpoints")
+    steps = [record for record in kept if "loss" in record]
     assert [record["iter"] for record in steps] == list(range(1, 11))
     assert all(record["lr"] == 3e-4 and record["grad_norm"] > 0 for record in steps)
-    assert [record["iter"] for record in records if "val_loss" in record] == [10]
+    assert [record["iter"] for record in kept if "val_loss" in record] == [10]
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,9 @@
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from lmkit.cli import launch
@@ -19,11 +16,12 @@ from lmkit.lm.batches import TokenBatches
 from lmkit.lm.checkpoint import checkpoints_in, read_checkpoint
 from lmkit.lm.distributed import Ranks
 from lmkit.run_place import run_folder
+from many_processes import kill_one, kill_one_and_wait, wait_for
 from tiny_run import (
+    FOREVER,
+    assert_same_losses,
     flags,
     losses,
-    make_inputs,
-    one_thread,
     resume,
     run_command,
     settings,
@@ -31,25 +29,7 @@ from tiny_run import (
     train,
 )
 
-FOREVER = 1_000_000
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-def assert_same_losses(one: Path, other: Path) -> None:
-    """Equal to rounding, which grows from step to step."""
-    assert losses(one).keys() == losses(other).keys()
-    for step, loss in losses(other).items():
-        assert losses(one)[step] == pytest.approx(loss, abs=1e-5 if step < 3 else 2e-3), step
+pytestmark = pytest.mark.usefixtures("on_one_thread")
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -97,10 +77,7 @@ def test_a_process_that_dies_costs_only_the_steps_since_the_last_checkpoint(
     given = settings(inputs, run, max_iters=FOREVER, save_interval=5, log_interval=FOREVER)
     process = start_command(*flags(given), "--nproc", "2", "--max_restarts", "1")
     wait_for(run / "checkpoint_5.pt", process)
-    children = psutil.Process(process.pid).children()
-    next(child for child in children if child.environ()["RANK"] == "1").kill()
-    process_gone(children)
-    reached = checkpoints_in(run)[0][0]
+    reached = kill_one_and_wait(process, run)
     wait_for(run / f"checkpoint_{reached // 5 * 5 + 10}.pt", process)
     # Stopped from outside: all stop, the first saves, and there is no restart.
     process.send_signal(signal.SIGTERM)
@@ -194,26 +171,13 @@ def test_without_restarts_a_dead_process_ends_the_job(inputs: dict[str, str], tm
     given = settings(inputs, run, max_iters=FOREVER, save_interval=5, log_interval=FOREVER)
     process = start_command(*flags(given), "--nproc", "2")
     wait_for(run / "checkpoint_5.pt", process)
-    children = psutil.Process(process.pid).children()
-    next(child for child in children if child.environ()["RANK"] == "1").kill()
+    kill_one(process)
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 137, said
     assert "error: process 0 of 2 lost another one" in said
     assert "Traceback" not in said
     # What was whole stays, and the survivor's last whole step too.
     assert checkpoints_in(run)[0][0] >= 5
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def process_gone(children: list[psutil.Process]) -> None:
-    psutil.wait_procs(children, timeout=120)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():

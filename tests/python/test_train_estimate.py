@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,30 +17,12 @@ from lmkit.lm.micro_batch import divisors, largest, with_largest_micro_batch
 from lmkit.lm.model import Transformer
 from lmkit.lm.trainer import Trainer
 from lmkit.model_config import ModelConfig
-from tiny_run import (
-    assert_same_tensors,
-    flags,
-    losses,
-    make_inputs,
-    one_thread,
-    resume,
-    settings,
-    train,
-)
+from tiny_run import assert_same_tensors, flags, losses, resume, settings, train
+
+pytestmark = pytest.mark.usefixtures("on_one_thread")
 
 CPU = Device(torch.device("cpu"))
 SMALL = ModelConfig(vocab_size=64, d_model=16, n_layers=1, n_heads=2, d_ff=24)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def lmkit_train(given: dict[str, object], *words: str) -> None:

@@ -15,26 +15,17 @@ from lmkit.lm import loggers
 from lmkit.lm.preparation import dry_run
 from lmkit.lm.report import Report
 from lmkit.lm.trainer import Trainer
-from tiny_run import losses, make_inputs, one_thread, resume, settings, train
+from tiny_run import losses, records, resume, settings, train
+
+pytestmark = pytest.mark.usefixtures("on_one_thread")
 
 SHOWN = ("loss", "lr", "grad_norm", "val_loss", "tokens_per_second")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
 def kept(run: Path) -> dict[str, list[tuple[int, float]]]:
     """What metrics.jsonl holds of the shown values, by step."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    found = {name: [(one["iter"], one[name]) for one in records if name in one] for name in SHOWN}
+    lines = records(run)
+    found = {name: [(one["iter"], one[name]) for one in lines if name in one] for name in SHOWN}
     return {name: values for name, values in found.items() if values}
 
 

@@ -1,24 +1,16 @@
 """What a run notes of itself in metrics.jsonl, and that it goes on counting when resumed."""
 
-import json
 import math
 from pathlib import Path
 
 import pytest
 
-from tiny_run import make_inputs, one_thread, resume, train
+from tiny_run import records, resume, train
+
+pytestmark = pytest.mark.usefixtures("on_one_thread")
 
 TOKENS_PER_STEP = 4 * 16
 STEADY = ("iter", "begun", "loss", "val_loss", "bits_per_byte", "tokens", "sample", "prompt")
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-def records(run: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def steady(run: Path, *, sittings: bool = False) -> list[dict[str, object]]:
@@ -30,12 +22,11 @@ def steady(run: Path, *, sittings: bool = False) -> list[dict[str, object]]:
 def test_a_resumed_run_notes_what_an_uninterrupted_one_does(inputs: dict[str, str], tmp_path: Path):
     """Also where steps beyond the checkpoint are cut away; tokens and seconds count on."""
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    with one_thread():
-        train(inputs, straight, max_iters=20, sample_prompt="2 times")
-        train(inputs, broken, max_iters=15, sample_prompt="2 times")
-        (broken / "checkpoint_15.pt").unlink()
-        before = [one for one in records(broken) if one["iter"] == 10][-1]
-        resume(broken, max_iters=20)
+    train(inputs, straight, max_iters=20, sample_prompt="2 times")
+    train(inputs, broken, max_iters=15, sample_prompt="2 times")
+    (broken / "checkpoint_15.pt").unlink()
+    before = [one for one in records(broken) if one["iter"] == 10][-1]
+    resume(broken, max_iters=20)
     assert steady(broken) == steady(straight)
     begun = [one for one in steady(broken, sittings=True) if "begun" in one]
     assert [(one["iter"], one["begun"]) for one in begun] == [(0, "new"), (10, "resumed")]
@@ -43,13 +34,12 @@ def test_a_resumed_run_notes_what_an_uninterrupted_one_does(inputs: dict[str, st
     assert before["iter"] == 10
     for run in (straight, broken):
         seconds = [one["seconds"] for one in records(run) if "seconds" in one]
-        assert seconds == sorted(seconds)  # type: ignore[type-var]
+        assert seconds == sorted(seconds)
         assert seconds[0] == 0
 
 
 def test_every_step_and_evaluation_has_its_tokens(inputs: dict[str, str], tmp_path: Path):
-    with one_thread():
-        history = train(inputs, tmp_path / "run", max_iters=10, sample_prompt="3 times")
+    history = train(inputs, tmp_path / "run", max_iters=10, sample_prompt="3 times")
     steps = [one for one in history if "loss" in one]
     assert [one["tokens"] for one in steps] == [n * TOKENS_PER_STEP for n in range(1, 11)]
     evaluations = [one for one in history if "val_loss" in one]
@@ -64,10 +54,9 @@ def test_every_step_and_evaluation_has_its_tokens(inputs: dict[str, str], tmp_pa
 
 def test_bits_a_byte_are_those_of_the_text(inputs: dict[str, str], tmp_path: Path):
     """With a tokenizer of bytes each token is one, so only the logarithm's base differs."""
-    with one_thread():
-        history = train(inputs, tmp_path / "run", max_iters=5)
-        mixture = {**inputs, "train_data": f"{inputs['train_data']}=3,{inputs['val_data']}=1"}
-        mixed = train(mixture, tmp_path / "mixed", max_iters=1)
+    history = train(inputs, tmp_path / "run", max_iters=5)
+    mixture = {**inputs, "train_data": f"{inputs['train_data']}=3,{inputs['val_data']}=1"}
+    mixed = train(mixture, tmp_path / "mixed", max_iters=1)
     start, evaluation = history[0], next(one for one in history if "val_loss" in one)
     assert (start["train_bytes_per_token"], start["val_bytes_per_token"]) == (1.0, 1.0)
     assert evaluation["bits_per_byte"] == pytest.approx(evaluation["val_loss"] / math.log(2))
@@ -76,7 +65,6 @@ def test_bits_a_byte_are_those_of_the_text(inputs: dict[str, str], tmp_path: Pat
 
 def test_a_run_without_validation_data_has_no_bytes_of_it(inputs: dict[str, str], tmp_path: Path):
     alone = {name: value for name, value in inputs.items() if name != "val_data"}
-    with one_thread():
-        history = train(alone, tmp_path / "run", max_iters=1)
+    history = train(alone, tmp_path / "run", max_iters=1)
     assert history[0]["val_bytes_per_token"] is None
     assert history[0]["tokens_per_step"] == TOKENS_PER_STEP

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,25 +28,15 @@ from tiny_run import (
     flags,
     losses,
     make_inputs,
-    one_thread,
     resume,
     settings,
     start_command,
     train,
 )
 
+pytestmark = pytest.mark.usefixtures("on_one_thread")
+
 FOREVER = 1_000_000
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

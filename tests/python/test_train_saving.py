@@ -2,11 +2,8 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +16,9 @@ from lmkit.lm.checkpoint import checkpoints_in, iteration_of, read_checkpoint, w
 from lmkit.lm.checkpoint_writer import CheckpointWriter, Saved, prune, snapshot
 from lmkit.lm.signals import StopSignals
 from lmkit.lm.trainer import Trainer
-from tiny_run import (
-    assert_same_checkpoints,
-    environment,
-    losses,
-    make_inputs,
-    one_thread,
-    resume,
-    settings,
-    train,
-)
+from tiny_run import assert_same_checkpoints, losses, records, resume, run_script, settings, train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
+pytestmark = pytest.mark.usefixtures("on_one_thread")
 
 
 def silence(_: str) -> None:
@@ -228,6 +207,7 @@ DYING = """
 import json, os, signal, sys
 from pathlib import Path
 import torch
+from dying import dying
 from lmkit.lm.checkpoint import checkpoints_in, read_latest
 from lmkit.lm.report import Report
 from lmkit.lm.signals import StopSignals
@@ -239,25 +219,11 @@ run = Path(given["checkpoint_dir"])
 warm = {**given, "checkpoint_dir": f"{run}.warm", "max_iters": 1}
 Trainer(warm, report=Report(quiet=True)).train()
 
-def dying(after):
-    calls = 0
-    def counted(function):
-        def call(*arguments, **options):
-            nonlocal calls
-            calls += 1
-            if calls == after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-        return call
-    os.fsync = counted(os.fsync)
-    Path.replace, Path.unlink = counted(Path.replace), counted(Path.unlink)
-    torch.save = counted(torch.save)
-
 for after in deaths:
     child = os.fork()
     if not child:
         goes_on = bool(checkpoints_in(run))
-        dying(after)
+        dying(after, (os, "fsync"), (torch, "save"), (Path, "replace"), (Path, "unlink"))
         start = {"load_checkpoint": "latest", "checkpoint_dir": str(run)} if goes_on else given
         Trainer(start, report=Report(quiet=True)).train()
         os._exit(0)
@@ -275,13 +241,7 @@ def test_killed_at_any_moment_of_any_save_it_goes_on_bit_for_bit(
     run, reference = tmp_path / "run", tmp_path / "reference"
     given = settings(inputs, run, max_iters=10_000, save_interval=1, eval_interval=2, keep_last=2)
     deaths = [*range(3, 33), 67]
-    done = subprocess.run(
-        [sys.executable, "-c", DYING, json.dumps(given), json.dumps(deaths)],
-        capture_output=True,
-        text=True,
-        env={**environment(), "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    done = run_script(DYING, json.dumps(given), json.dumps(deaths))
     assert done.returncode == 0, done.stderr
     whole = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("[")]
     reached = [one[0] for one in whole if one]
@@ -344,10 +304,7 @@ def test_an_evaluation_is_broken_off_and_made_up_for(
     assert [record["iter"] for record in history if "val_loss" in record] == [2]
     assert read_checkpoint(run / "checkpoint_4.pt")["evaluation_due"]
     resume(run)
-    kept = [
-        [json.loads(line) for line in (one / "metrics.jsonl").read_text().splitlines()]
-        for one in (run, straight)
-    ]
+    kept = [records(one) for one in (run, straight)]
     val_losses = [[(r["iter"], r["val_loss"]) for r in one if "val_loss" in r] for one in kept]
     assert val_losses[0] == val_losses[1]
     assert not read_checkpoint(run / "checkpoint_4.pt")["evaluation_due"]

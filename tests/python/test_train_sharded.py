@@ -3,12 +3,8 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
@@ -20,19 +16,22 @@ from lmkit.lm.device import Device
 from lmkit.lm.distributed import Ranks
 from lmkit.lm.export import export_model
 from lmkit.lm.sharding import check_sharding
-from test_train_distributed import FOREVER, assert_same_losses, process_gone, wait_for
+from many_processes import kill_one_and_wait, wait_for
 from tiny_run import (
+    FOREVER,
+    assert_same_losses,
     assert_same_tensors,
-    environment,
     flags,
     losses,
-    make_inputs,
-    one_thread,
+    records,
     resume,
+    run_script,
     settings,
     start_command,
     train,
 )
+
+pytestmark = pytest.mark.usefixtures("on_one_thread")
 
 # Accumulated, clipped and averaged: what must not depend on who holds what.
 COMMON = {
@@ -100,27 +99,9 @@ sys.exit(max(map(abs, codes)))
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
 def together(jobs: list[tuple[int, int, dict[str, object], list[int]]]) -> str:
     """Let four processes do the jobs, each (first, count, settings, NaNs); what was printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROCESSES, json.dumps(jobs)],
-        capture_output=True,
-        text=True,
-        env={**environment(), "OMP_NUM_THREADS": "1"},
-        check=False,
-        timeout=280,
-    )
+    done = run_script(PROCESSES, json.dumps(jobs))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -169,8 +150,7 @@ def test_the_losses_are_those_of_one_process(runs: Path, name: str):
 
 
 def validation(run: Path) -> list[float]:
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [record["val_loss"] for record in records if "val_loss" in record]
+    return [record["val_loss"] for record in records(run) if "val_loss" in record]
 
 
 def test_only_the_first_process_speaks(runs: Path):
@@ -282,10 +262,7 @@ def test_a_killed_process_costs_nothing_but_time(
     while reached >= STRAIGHT:  # we may look late, and then there is nothing to compare
         process = start_command(*flags(given), "--force", "--nproc", "2", "--max_restarts", "1")
         wait_for(run / "checkpoint_5.dcp", process)
-        children = psutil.Process(process.pid).children()
-        next(child for child in children if child.environ()["RANK"] == "1").kill()
-        process_gone(children)
-        reached = checkpoints_in(run)[0][0]
+        reached = kill_one_and_wait(process, run)
         if reached >= STRAIGHT:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=120)

@@ -1,6 +1,5 @@
 """The average of the weights: what it is, where it is used, and that it disturbs nothing."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,26 +7,9 @@ import torch
 
 from lmkit.lm.checkpoint import load_model, read_checkpoint
 from lmkit.lm.weight_average import WeightAverage
-from tiny_run import (
-    assert_same_checkpoints,
-    assert_same_tensors,
-    losses,
-    make_inputs,
-    one_thread,
-    resume,
-    train,
-)
+from tiny_run import assert_same_checkpoints, assert_same_tensors, losses, resume, train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
+pytestmark = pytest.mark.usefixtures("on_one_thread")
 
 
 def test_it_follows_the_weights_by_its_decay():

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from lmkit.lm.trainer import Trainer
 
+FOREVER = 1_000_000  # more steps than a test waits for
 ENDOFTEXT = "<|endoftext|>"
 SHAPE = {"vocab_size": 257, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 24}
 SIZES = {"max_seq_len": 16, "batch_size": 4, "context_length": 16, "learning_rate": 1e-2}
@@ -120,11 +122,33 @@ def run_command(*arguments: str, folder: Path | None = None) -> subprocess.Compl
     )
 
 
+def run_script(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code on one thread, in a process that finds what the tests share."""
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=280,
+        check=False,
+    )
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    """All that a run has kept in metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def losses(run: Path) -> dict[int, float]:
     """The loss of every step a run has kept."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    return {record["iter"]: record["loss"] for record in records if "loss" in record}
+    return {record["iter"]: record["loss"] for record in records(run) if "loss" in record}
+
+
+def assert_same_losses(one: Path, other: Path) -> None:
+    """Equal to rounding, which grows from step to step."""
+    assert losses(one).keys() == losses(other).keys()
+    for step, loss in losses(other).items():
+        assert losses(one)[step] == pytest.approx(loss, abs=1e-5 if step < 3 else 2e-3), step
 
 
 def assert_same_tensors(one: Any, other: Any, place: str = "") -> None:
