@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from lmkit.cli import main
+from lmkit.config import to_dict
 from lmkit.errors import LmkitError, MalformedError, MismatchError, MissingFileError, UsageError
 from lmkit.lm import load_model
 from lmkit.lm.export import export_model
@@ -221,9 +222,13 @@ def test_bare_weights_come_back_with_their_tokenizer(tokenizer, tmp_path):
     Tokenizer.train(texts=["abc abc"], vocab_size=258).save(tmp_path / "alien")
     with pytest.raises(MismatchError, match=r"not the one that .*m\.safetensors was exported with"):
         import_model(tmp_path / "m.safetensors", tmp_path / "x", tokenizer=tmp_path / "alien")
-    save_file({"a": torch.zeros(2)}, tmp_path / "alien.safetensors")
-    with pytest.raises(MalformedError, match="not written by lmkit export"):
-        import_model(tmp_path / "alien.safetensors", tmp_path / "x", tokenizer=tmp_path / "alien")
+    metadata = {"config": json.dumps(to_dict(model.config)), "tokenizer": "of no length"}
+    for told in (None, metadata):
+        save_file({"a": torch.zeros(2)}, tmp_path / "alien.safetensors", told)
+        with pytest.raises(MalformedError, match="not written by lmkit export"):
+            import_model(
+                tmp_path / "alien.safetensors", tmp_path / "x", tokenizer=tmp_path / "alien"
+            )
     assert not (tmp_path / "x").exists()
 
 
@@ -231,6 +236,11 @@ def test_bare_weights_come_back_with_their_tokenizer(tokenizer, tmp_path):
     ("changes", "said"),
     [
         ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
+        ({"model_type": ["llama"]}, "model_type is ['llama']"),
+        ({"head_dim": {"all": 16}}, "head_dim is {'all': 16}, which is no whole number"),
+        ({"sliding_window": "4096"}, "sliding_window is '4096', which is no whole number"),
+        ({"hidden_size": 10**400}, "hidden_size must be at most 9223372036854775807"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps must be at most"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"attention_bias": True}, "attention_bias is true"),
         ({"mlp_bias": True}, "mlp_bias is true"),

@@ -185,6 +185,7 @@ def _from_bare(path: Path, typed: str, given: Mapping[str, Any]) -> dict[str, An
         shape = {name: stored[name] for name in own_settings(ModelConfig) if name in stored}
         config = from_dict(ModelConfig, shape | _fewer_positions(given, stored["max_seq_len"]))
         fingerprint = metadata["tokenizer"]
+        length = given.get("context_length") or min(stored["context_length"], config.max_seq_len)
     except (KeyError, ValueError, TypeError) as error:
         if isinstance(error, LmkitError):
             raise
@@ -201,7 +202,6 @@ def _from_bare(path: Path, typed: str, given: Mapping[str, Any]) -> dict[str, An
             )
         weights[name] = tensor.float()
     weights = complete(weights, config, typed, {name: name for name in expected})
-    length = given.get("context_length") or min(stored["context_length"], config.max_seq_len)
     return fresh_state(weights, config, length) | {"fingerprint": fingerprint}
 
 

@@ -43,6 +43,10 @@ _SAID = {
     "rope_scaling": "rope_scaling",
 }
 _REQUIRED = ("vocab_size", "d_model", "n_layers", "n_heads", "max_seq_len", "d_ff")
+_COUNTS = (
+    *(_SAID[name] for name in (*_REQUIRED, "n_kv_heads", "head_dim")),
+    "sliding_window",
+)
 # What transformers takes where a file is silent and the architectures differ.
 _SILENT_HEAD_DIM = {"qwen3": 128}
 _SILENT_KV_HEADS = {"mistral": 8, "qwen3": 32}
@@ -144,16 +148,20 @@ def from_huggingface_config(
         MalformedError: lmkit's model cannot be that one; the message names the field.
     """
     kind = content.get("model_type")
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise MalformedError(f"{where}: model_type is {kind!r}; lmkit's model can be {known}")
     missing = [_SAID[name] for name in _REQUIRED if content.get(_SAID[name]) is None]
     if missing:
         raise MalformedError(f"{where} has no {missing[0]}")
+    for field in _COUNTS:
+        value = content.get(field)
+        if isinstance(value, bool) or not isinstance(value, int | None):
+            raise MalformedError(f"{where}: {field} is {value!r}, which is no whole number")
     values: dict[str, Any] = {name: content[_SAID[name]] for name in _REQUIRED}
     positions = values["max_seq_len"]
     if max_seq_len is not None:
-        if isinstance(positions, int) and max_seq_len > positions:
+        if max_seq_len > positions:
             raise UsageError(f"--max_seq_len {max_seq_len} is above the model's {positions}")
         values["max_seq_len"] = max_seq_len
     _refuse_what_differs(content, kind, values["max_seq_len"], where)
