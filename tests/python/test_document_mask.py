@@ -17,7 +17,7 @@ from lmkit.lm.evaluate import evaluate
 from lmkit.lm.generate import generate
 from lmkit.lm.model import Transformer
 from lmkit.model_config import ModelConfig
-from tiny_run import assert_same_losses, flags, losses, make_inputs, run_command, settings, train
+from tiny_run import assert_same_losses, flags, losses, make_documents, run_command, settings, train
 
 pytestmark = pytest.mark.usefixtures("on_one_thread")
 
@@ -29,13 +29,7 @@ SHAPE = ModelConfig(
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Token files of documents of 7 to 12 tokens, each with its end."""
-    made = make_inputs(tmp_path_factory.mktemp("inputs"))
-    for name in ("train_data", "val_data"):
-        ids = np.load(made[name])
-        ids[np.cumsum(np.resize([7, 12, 9], len(ids) // 10))] = 256
-        np.save(made[name], ids)
-    return made
+    return make_documents(tmp_path_factory.mktemp("inputs"))
 
 
 def masked_model(**others: object) -> Transformer:

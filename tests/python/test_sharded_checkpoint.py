@@ -1,5 +1,6 @@
 """The folder of a checkpoint that is cut: whole or not there, verified, and nothing but data."""
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -23,6 +24,7 @@ from lmkit.lm.checkpoint_names import checkpoints_in, is_folder, recover_replace
 from lmkit.lm.checkpoint_writer import Saved, prune, snapshot
 from lmkit.lm.device import Device
 from lmkit.lm.distributed import Ranks
+from lmkit.lm.model import Transformer
 from lmkit.lm.optimizer import make_optimizer
 from lmkit.lm.sharded_checkpoint import fill, read_outline, whole, write_sharded
 from lmkit.lm.sharded_writer import ShardedWriter
@@ -62,6 +64,14 @@ def state() -> dict[str, Any]:
         "generators": {"cpu": torch.get_rng_state()},
         "config": {"seed": 0},
     }
+
+
+def test_a_cut_model_rotates_as_a_whole_one_does():
+    shape = dataclasses.replace(SHAPE, rope_theta=500.0, rope_scaling="8,1,4,16")
+    config = TrainConfig(model=shape, context_length=4)
+    cut = dict(empty_model(config, Device(torch.device("cpu")), ALONE).named_buffers())
+    whole_ones = dict(Transformer(shape).named_buffers())
+    assert_same_tensors(cut, whole_ones)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from tiny_run import (
     assert_same_tensors,
     flags,
     losses,
+    make_documents,
     records,
     resume,
     run_script,
@@ -120,6 +121,8 @@ def runs(inputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
     muon = {"optimizer": "muon", "qk_norm": True, "n_kv_heads": 1, "tie_embeddings": False}
     muon |= {"max_iters": 4, "eval_interval": FOREVER}
+    (folder / "documents").mkdir()
+    documents = make_documents(folder / "documents") | {"max_iters": 5}
     plain = settings(inputs, folder, parallel="fsdp", **UNDISTURBED, max_iters=STRAIGHT)
     bad = {"save_interval": 2, "max_bad_steps": 1, "on_bad_steps": "rollback", "keep_last": 2}
     train(inputs, folder / "one", **COMMON, max_iters=8)
@@ -136,10 +139,14 @@ def runs(inputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Pa
             (0, 2, given("muon2", parallel="fsdp", **muon), []),
             (2, 2, given("bad2", parallel="fsdp", **bad), [5, 6, 7]),
             (0, 2, {**plain, "checkpoint_dir": str(folder / "straight")}, []),
+            (2, 2, given("respect2", parallel="fsdp", respect_documents=True, **documents), []),
+            (2, 2, given("mask2", parallel="fsdp", mask_documents=True, **documents), []),
         ]
     )
     (folder / "said").write_text(said)
     train(inputs, folder / "muon", **{**COMMON, **muon})
+    for name in ("respect", "mask"):
+        train({}, folder / name, **{**COMMON, **documents, f"{name}_documents": True})
     return folder
 
 
@@ -155,7 +162,7 @@ def validation(run: Path) -> list[float]:
 
 def test_only_the_first_process_speaks(runs: Path):
     said = (runs / "said").read_text().splitlines()
-    assert len([line for line in said if line.startswith("Starting training...")]) == 11
+    assert len([line for line in said if line.startswith("Starting training...")]) == 13
     saving = [line for line in said if line.startswith("Saving checkpoint to")]
     assert sum(line.endswith("fsdp4/checkpoint_8.dcp") for line in saving) == 1
     assert (runs / "fsdp2" / "train.log").read_text().count("Sample: 3") == 2
@@ -236,6 +243,12 @@ def test_shares_are_exported_as_a_whole(runs: Path, tmp_path: Path):
 
 def test_muon_is_the_same_with_shares(runs: Path):
     assert_same_losses(runs / "muon2", runs / "muon")
+
+
+@pytest.mark.parametrize("name", ["respect", "mask"])
+def test_documents_are_kept_apart_with_shares(runs: Path, name: str):
+    assert_same_losses(runs / f"{name}2", runs / name)
+    assert validation(runs / f"{name}2") == pytest.approx(validation(runs / name), abs=1e-3)
 
 
 def test_bad_updates_are_skipped_and_gone_back_from_by_all(runs: Path):

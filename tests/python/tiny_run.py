@@ -59,6 +59,16 @@ def make_inputs(folder: Path) -> dict[str, str]:
     }
 
 
+def make_documents(folder: Path) -> dict[str, str]:
+    """The same with documents of 7 to 12 tokens, each with its end."""
+    made = make_inputs(folder)
+    for name in ("train_data", "val_data"):
+        ids = np.load(made[name])
+        ids[np.cumsum(np.resize([7, 12, 9], len(ids) // 10))] = 256
+        np.save(made[name], ids)
+    return made
+
+
 def settings(inputs: Mapping[str, str], run: Path, **others: object) -> dict[str, object]:
     """All that is given for a tiny run in the folder ``run``."""
     return {

@@ -63,6 +63,11 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("cos", angle_TP.cos().float(), persistent=False)
         self.register_buffer("sin", angle_TP.sin().float(), persistent=False)
 
+    @classmethod
+    def of(cls, config: ModelConfig) -> "RotaryEmbedding":
+        """The one that a model of this shape has."""
+        return cls(config.d_head, config.max_seq_len, config.rope_theta, config.scaling)
+
     def forward(self, x_TD: Tensor, positions_T: Tensor) -> Tensor:
         """Turn ``x`` (..., T, D) as its positions (T,) or (..., T) say."""
         cos_TP, sin_TP = self.cos[positions_T], self.sin[positions_T]
@@ -281,7 +286,7 @@ class Transformer(nn.Module):
         self.z_loss = 0.0
         self.document_end: int | None = None
         # One table of angles for all layers.
-        rope = RotaryEmbedding(config.d_head, config.max_seq_len, config.rope_theta, config.scaling)
+        rope = RotaryEmbedding.of(config)
         self.token_embeddings = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(
             Block(

@@ -155,8 +155,7 @@ def _make_tables(model: Transformer) -> None:
     for module in model.modules():
         own = dict(module.named_buffers(recurse=False))
         if isinstance(module, RotaryEmbedding):
-            config = model.config
-            made = RotaryEmbedding(config.d_head, config.max_seq_len, config.rope_theta)
+            made = RotaryEmbedding.of(model.config)
             for name, buffer in own.items():
                 buffer.copy_(made.get_buffer(name))
         elif own:
