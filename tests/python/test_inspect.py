@@ -236,6 +236,29 @@ def test_a_folder_of_shards(shards: Path, tmp_path: Path) -> None:
     assert isinstance(inspect(shards).damage, MalformedError)
 
 
+def test_receipt_and_plan_are_told_of_by_what_they_describe(tmp_path: Path) -> None:
+    (tmp_path / "raw.txt").write_text("a b c" * 40)
+    TOK.save(tmp_path / "tok")
+    words = ["--data_path", tmp_path / "raw.txt", "--tokenizer", tmp_path / "tok"]
+    folder = tmp_path / "data"
+    words += ["--output_path", folder, "--shard", "0/1", "--quiet"]
+    assert call(["tokenize", *map(str, words)]) == 0
+    report = inspect(folder / "plan.json")
+    assert report.kind == "a folder of shards that is not finished"
+    assert (report.facts["shards"], report.facts["receipts"]) == (1, 1)
+    call(["tokenize", "--finalize", str(folder), "--quiet"])
+    assert inspect(folder / "plan.json").whole
+    receipt = folder / "shard_00000_of_00001.receipt.json"
+    report = inspect(receipt)
+    assert (report.whole, report.damage, report.facts["documents"]) == (True, None, 1)
+    assert report.notes[0].startswith(f"{receipt} is the receipt of {folder}/shard_00000_of_0000")
+    assert "worker" in report.facts
+    (folder / "shard_00000_of_00001.npy").unlink()
+    assert "is missing, and its receipt speaks of" in str(inspect(receipt).damage)
+    receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"tokens": None}))
+    assert isinstance(inspect(receipt).damage, MalformedError)
+
+
 def test_a_journal_of_a_run_that_was_stopped(tmp_path: Path) -> None:
     text = tmp_path / "raw.txt"
     text.write_text(TEXT * 40_000)

@@ -1,14 +1,15 @@
-"""Sidecars, counts of pretokens and journals → what they say."""
+"""Sidecars, receipts, counts of pretokens and journals → what they say."""
 
 import json
 import struct
 from pathlib import Path
 from shlex import quote
 
-from lmkit.errors import MalformedError, MismatchError, MissingFileError
+from lmkit.errors import LmkitError, MalformedError, MismatchError, MissingFileError
 from lmkit.inspection import checkpoints, token_files
 from lmkit.inspection.blocks import checksum
 from lmkit.inspection.report import Ask, Report, size_in
+from lmkit.shards.receipt import check_files, read_receipt
 
 _LONGEST_HEADER = 1 << 24
 
@@ -24,6 +25,22 @@ def sidecar(path: str, ask: Ask) -> Report:
         return report
     report = token_files.token_file(described, ask)
     report.notes.insert(0, f"{path} is the sidecar of {described}, which is told of here")
+    return report
+
+
+def receipt(path: str, ask: Ask) -> Report:
+    """The receipt of a shard: the report on its token file."""
+    try:
+        told = read_receipt(Path(path))
+        check_files(told, Path(path).parent)
+    except LmkitError as error:
+        report = Report(path, "a receipt of a shard")
+        report.damaged(error)
+        return report
+    described = str(Path(path).parent / told.token_file)
+    report = token_files.token_file(described, ask)
+    report.facts |= {"worker": told.worker, "seconds": told.seconds}
+    report.notes.insert(0, f"{path} is the receipt of {described}, which is told of here")
     return report
 
 

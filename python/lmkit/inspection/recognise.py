@@ -15,7 +15,7 @@ KINDS = (
     "a tokenizer (a folder, tokenizer.json, .tiktoken, vocabulary or merges)",
     "a token file (.npy, .bin, llm.c, Megatron)",
     "a sidecar",
-    "a folder of shards",
+    "a folder of shards, its plan or a receipt",
     "a run folder",
     "a checkpoint",
     "a folder for transformers",
@@ -151,6 +151,8 @@ _FILES: tuple[tuple[_Test, Teller], ...] = (
     (lambda place, _: place.suffix == ".merges" or place.name == "merges.txt", tokenizers.pair),
 )
 _OBJECTS: tuple[tuple[set[str], Teller], ...] = (
+    ({"id", "inputs", "options", "shards"}, token_files.shards),
+    ({"plan", "number", "checksum"}, other_files.receipt),
     ({"dtype", "tokens", "checksum"}, other_files.sidecar),
     ({"size", "sha256"}, other_files.checkpoint_sidecar),
     ({"model", "added_tokens"}, tokenizers.tokenizer),
