@@ -27,6 +27,7 @@ _MAGIC = b"\x93NUMPY"
 _HEADER_BYTES = 128
 _LONGEST_HEADER = 1 << 16
 _DESCR = {"int32": "<i4", "uint16": "<u2", "uint32": "<u4", "int64": "<i8"}
+_SHRUNK = "the file has shrunk while it was read"
 _DTYPES = ("int32", "uint16", "uint32")
 
 
@@ -143,7 +144,7 @@ class TokenReader:
         self, path: FilePath, known: Sidecar | None = None, *, called: str | None = None
     ) -> None:
         self.path = called or os.fspath(path)
-        self._file = _open(os.fspath(path), self.path)
+        self._file = open_to_read(os.fspath(path), self.path)
         try:
             stat = os.fstat(self._file)
             self.modified_ns = stat.st_mtime_ns
@@ -173,23 +174,10 @@ class TokenReader:
             UsageError: the file does not reach so far.
             MalformedError: the file has shrunk since it was opened.
         """
-        import numpy as np
-
         if not 0 <= start <= stop <= len(self):
             raise UsageError(f"{self.path}: no tokens {start} to {stop} among {len(self)}")
-        ids = np.empty(stop - start, self.dtype)
-        view = memoryview(cast("Any", ids)).cast("B") if ids.size else memoryview(b"")
-        offset = self._layout.offset + start * self.dtype.itemsize
-        while view:
-            try:
-                raw = os.pread(self._file, len(view), offset)
-            except OSError as error:
-                raise SystemRefusedError(f"{self.path}: {error.strerror}") from error
-            if not raw:
-                raise MalformedError(f"{self.path}: the file has shrunk while it was read")
-            view[: len(raw)] = raw
-            view, offset = view[len(raw) :], offset + len(raw)
-        return ids
+        at = self._layout.offset + start * self.dtype.itemsize
+        return read_numbers(self._file, self.path, self.dtype, at, stop - start, _SHRUNK)
 
     def close(self) -> None:
         """Close the file."""
@@ -237,7 +225,8 @@ def map_token_file(path: FilePath) -> "np.memmap[Any, np.dtype[np.integer[Any]]]
         )
 
 
-def _open(path: str, called: str) -> int:
+def open_to_read(path: str, called: str) -> int:
+    """The descriptor of a file, which errors call ``called``."""
     try:
         file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | os.O_CLOEXEC)
     except FileNotFoundError as error:
@@ -245,6 +234,29 @@ def _open(path: str, called: str) -> int:
     except OSError as error:
         raise SystemRefusedError(f"{called}: {error.strerror}") from error
     return file
+
+
+def read_numbers(
+    file: int, path: str, dtype: "np.dtype[Any]", at: int, count: int, short: str
+) -> "npt.NDArray[np.integer[Any]]":
+    """The ``count`` numbers of an open file from byte ``at`` on, by plain reads.
+
+    Errors name ``path``, and where it ends before the numbers do they say ``short``.
+    """
+    import numpy as np
+
+    numbers = np.empty(count, dtype)
+    view = memoryview(cast("Any", numbers)).cast("B") if count else memoryview(b"")
+    while view:
+        try:
+            raw = os.pread(file, len(view), at)
+        except OSError as error:
+            raise SystemRefusedError(f"{path}: {error.strerror}") from error
+        if not raw:
+            raise MalformedError(f"{path}: {short}: it ends at byte {at:,}")
+        view[: len(raw)] = raw
+        view, at = view[len(raw) :], at + len(raw)
+    return numbers
 
 
 def _believed(sidecar: Sidecar | None, stat: os.stat_result) -> Sidecar | None:

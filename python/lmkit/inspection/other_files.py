@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
 
@@ -16,15 +17,10 @@ _LONGEST_HEADER = 1 << 24
 
 def sidecar(path: str, ask: Ask) -> Report:
     """The sidecar of a token file: the report on that file."""
-    described = path.removesuffix(".json")
-    if not Path(described).exists():
-        report = Report(path, "a sidecar without its token file")
+    report = _report_on_described(path, "token file", token_files.token_file, ask)
+    if report.path == path:  # the sidecar is all there is
         told = json.loads(Path(path).read_bytes())
         report.facts = {name: told[name] for name in ("tokens", "dtype", "checksum")}
-        report.damaged(MissingFileError(f"{described}: no such file or folder"))
-        return report
-    report = token_files.token_file(described, ask)
-    report.notes.insert(0, f"{path} is the sidecar of {described}, which is told of here")
     return report
 
 
@@ -46,12 +42,18 @@ def receipt(path: str, ask: Ask) -> Report:
 
 def checkpoint_sidecar(path: str, ask: Ask) -> Report:
     """The sidecar of a checkpoint: the report on that."""
+    return _report_on_described(path, "checkpoint", checkpoints.checkpoint, ask)
+
+
+def _report_on_described(
+    path: str, kind: str, tell: Callable[[str, Ask], Report], ask: Ask
+) -> Report:
     described = path.removesuffix(".json")
     if not Path(described).exists():
-        report = Report(path, "a sidecar without its checkpoint")
+        report = Report(path, f"a sidecar without its {kind}")
         report.damaged(MissingFileError(f"{described}: no such file or folder"))
         return report
-    report = checkpoints.checkpoint(described, ask)
+    report = tell(described, ask)
     report.notes.insert(0, f"{path} is the sidecar of {described}, which is told of here")
     return report
 

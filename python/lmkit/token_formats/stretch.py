@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from lmkit.errors import MalformedError, MissingFileError, SystemRefusedError
+from lmkit.errors import SystemRefusedError
+from lmkit.token_file import open_to_read, read_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,41 +51,18 @@ class Stretch:
                 yield self._read(file, start, min(start + size, self.count))
 
     def _read(self, file: int, start: int, stop: int) -> "npt.NDArray[np.integer[Any]]":
-        import numpy as np
-
-        numbers = np.empty(stop - start, self.dtype)
-        view = memoryview(cast("Any", numbers)).cast("B") if numbers.size else memoryview(b"")
         at = self.offset + start * self.dtype.itemsize
-        while view:
-            try:
-                raw = os.pread(file, len(view), at)
-            except OSError as error:
-                raise SystemRefusedError(f"{self.path}: {error.strerror}") from error
-            if not raw:
-                raise MalformedError(f"{self.path}: torn: it ends at byte {at:,}")
-            view[: len(raw)] = raw
-            view, at = view[len(raw) :], at + len(raw)
-        return numbers
+        return read_numbers(file, self.path, self.dtype, at, stop - start, "torn")
 
 
-class opened:  # noqa: N801 - a function in use
+@contextmanager
+def opened(path: str) -> Iterator[int]:
     """A file to read by position; what the system refuses becomes an error of ours."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._file = -1
-
-    def __enter__(self) -> int:
-        try:
-            self._file = os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        except FileNotFoundError as error:
-            raise MissingFileError(f"{self._path}: no such file or folder") from error
-        except OSError as error:
-            raise SystemRefusedError(f"{self._path}: {error.strerror}") from error
-        return self._file
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)
+    file = open_to_read(path, path)
+    try:
+        yield file
+    finally:
+        os.close(file)
 
 
 def head_of(path: str | Path, count: int) -> bytes:
