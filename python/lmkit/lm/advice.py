@@ -8,7 +8,8 @@ from lmkit.errors import TrainingError
 from lmkit.lm.bad_steps import BadSteps, TooManyBadStepsError
 from lmkit.lm.device import Device
 from lmkit.lm.estimate import GIB, fixed_memory, memory_per_row, parameters_of
-from lmkit.lm.report import DAY, Pace, span
+from lmkit.lm.pace import Pace
+from lmkit.lm.report import DAY, span
 
 ASIDE_SHARE = 0.2  # evaluations and saves above this share of the time are worth a word,
 ASIDE_SECONDS = 60  # once they have cost this much

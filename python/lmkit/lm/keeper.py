@@ -15,7 +15,8 @@ from lmkit.errors import LmkitError
 from lmkit.lm.checkpoint_names import BEST_NAMES, checkpoint_name
 from lmkit.lm.checkpoint_writer import CheckpointWriter, Saved
 from lmkit.lm.distributed import Ranks
-from lmkit.lm.report import Pace, Report
+from lmkit.lm.pace import Pace
+from lmkit.lm.report import Report
 from lmkit.lm.run_folder import RunFolder
 
 

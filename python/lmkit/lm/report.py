@@ -14,8 +14,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from lmkit.lm.loggers import Loggers
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 Tick: TypeAlias = Callable[[int, int, int], None]
 ProgressBar: TypeAlias = Callable[[str, str], AbstractContextManager[Tick | None]]
 
-# The steps between these tell how long a run will take; those before them pay for starting up.
-EARLY_STEPS = (3, 8)
 DAY, HOUR, MINUTE = 86_400, 3_600, 60
 
 
@@ -202,59 +200,3 @@ def span(seconds: float) -> str:
     if whole >= MINUTE:
         return f"{whole // MINUTE}m {whole % MINUTE:02d}s"
     return f"{whole}s"
-
-
-class Pace:
-    """Wall-clock seconds of a run's steps, and of what it does between them.
-
-    Attributes:
-        steps: how many were timed.
-        stepping: seconds spent in them.
-        aside: seconds spent evaluating and saving.
-    """
-
-    def __init__(self) -> None:
-        self.stepping = 0.0
-        self.aside = 0.0
-        self.steps = 0
-        self._reported = (0, 0.0)
-        self._early = 0.0
-
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        """Time a step."""
-        with self.waiting():
-            yield
-        self.steps += 1
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time what a device still needs for steps that were counted when they were asked of it."""
-        began = time.perf_counter()
-        yield
-        self.stepping += time.perf_counter() - began
-
-    @contextmanager
-    def between_steps(self) -> Iterator[None]:
-        """Time an evaluation or a save."""
-        began = time.perf_counter()
-        yield
-        self.aside += time.perf_counter() - began
-
-    @property
-    def is_early(self) -> bool:
-        """Whether `early` wants to look at the clock after this step."""
-        return self.steps in EARLY_STEPS
-
-    def early(self) -> float | None:
-        """Seconds a step by the first few, once they are taken; the device must be idle."""
-        first, last = EARLY_STEPS
-        if self.steps == first:
-            self._early = self.stepping
-        return (self.stepping - self._early) / (last - first) if self.steps == last else None
-
-    def take(self) -> float:
-        """Seconds per iteration since the last call."""
-        steps, seconds = self._reported
-        self._reported = (self.steps, self.stepping)
-        return (self.stepping - seconds) / max(1, self.steps - steps)

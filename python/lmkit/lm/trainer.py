@@ -24,9 +24,11 @@ from lmkit.lm.distributed import joined
 from lmkit.lm.evaluate import bits_per_byte
 from lmkit.lm.keeper import make_keeper
 from lmkit.lm.odometer import Odometer
+from lmkit.lm.pace import Pace
+from lmkit.lm.pace_report import PaceReport
 from lmkit.lm.preparation import Prepared, prepare
 from lmkit.lm.readings import Readings
-from lmkit.lm.report import EARLY_STEPS, Pace, Report, Silence, span
+from lmkit.lm.report import Report, Silence
 from lmkit.lm.resume import Progress, exactness_settings, generator_states, restore_run
 from lmkit.lm.schedule import learning_rate
 from lmkit.lm.sharding import is_cut
@@ -173,9 +175,7 @@ class Trainer:
         config = self.config
         with self._pace.step():
             self._update()
-        self._tell_time_to_finish()
-        if due(self.step, config.log_interval):
-            self._log()
+        self._tell_pace()
         if due(self.step, config.eval_interval):
             self._evaluate()
         self._save_wanted |= due(self.step, config.save_interval)
@@ -190,17 +190,18 @@ class Trainer:
         self.model, self.optimizer, self._run = run.model, run.optimizer, run
         self._stepper = Stepper(run, self._ranks)
         self._pace = Pace()
+        tokens_per_step = self._stepper.batches.tokens_per_step
+        self._pace_report = PaceReport(self._pace, run, self._ranks, tokens_per_step, self._report)
         self._validation = Validation(run, self._report, self._ranks, self._pace)
         saved = Saved(run.progress.iteration, run.checkpoint) if run.checkpoint else None
         self._keeper = make_keeper(
             run.folder, self.config, self._report, self._pace, saved, self._ranks
         )
         self._rollbacks: Counter[int] = Counter()
-        self._advised = False
         self._odometer = Odometer(seconds=run.progress.seconds)
         self._take_up(run.progress)
         if run.folder:
-            began = beginning(run, self._stepper.batches.tokens_per_step)
+            began = beginning(run, tokens_per_step)
             self._report.metrics(began)
             self._val_bytes_per_token = began["val_bytes_per_token"]
 
@@ -252,36 +253,19 @@ class Trainer:
             saved = self._keeper.saved.printed if self._keeper.saved else None
             raise advice.unstable(self.config, self._bad, self.step, saved)
 
-    def _tell_time_to_finish(self) -> None:
-        """Say it once, a few steps in, where the first report comes later than that."""
-        if not self._pace.is_early or self.config.log_interval <= max(EARLY_STEPS):
-            return
+    def _catch_up(self) -> None:
+        """Wait for the device, and read what it computed."""
         with self._pace.waiting():
             self._read()
-        seconds, left = self._pace.early(), self.config.max_iters - self.step
-        if seconds is not None:
-            self._report.notice(
-                f"about {span(seconds * left)} for the {left:,} steps left, "
-                f"at {seconds:.3f}s a step"
-            )
 
-    def _log(self) -> None:
-        """Report the step just taken."""
-        with self._pace.waiting():
-            self._read()
-        seconds = self._pace.take()
-        left = seconds * (self.config.max_iters - self.step)
-        rate = self._stepper.batches.tokens_per_step / max(seconds, 1e-9)
-        last, peak = self._readings, self.device.peak_flops()
-        flops = rate * self.model.flops_per_token(self.config.context_length)
-        used = None if peak is None else flops / (peak * self._ranks.count)
-        self._report.iteration(self.step, last.loss, seconds, last.rate, rate, left, used)
-        pace = {"iter": self.step, "tokens_per_second": round(rate, 1)}
-        self._report.metrics({**pace, **({} if used is None else {"mfu": used})})
-        advised = None if self._advised else advice.slow(self.config, self._pace, left)
-        if advised:
-            self._report.notice(advised)
-            self._advised = True
+    def _tell_pace(self) -> None:
+        """Say how long the run will take once that is known; report the step if that is due."""
+        if self._pace_report.is_early:
+            self._catch_up()
+            self._pace_report.time_to_finish(self.step)
+        if due(self.step, self.config.log_interval):
+            self._catch_up()
+            self._pace_report.step(self.step, self._readings)
 
     def _evaluate(self) -> None:
         """Report the loss on the validation data, where there is some.
@@ -293,8 +277,7 @@ class Trainer:
         self._evaluation_due = True
         if self._agree_to_stop():
             return
-        with self._pace.waiting():
-            self._read()
+        self._catch_up()
         self._report.line("Evaluating...")
         loss = self._validation.loss(lambda: self._stop.wished)
         if loss is None:
@@ -322,16 +305,14 @@ class Trainer:
         A run that goes back from bad steps must find one from before them. What is best by
         validation loss alone goes to ``best.pt`` only.
         """
-        with self._pace.waiting():
-            self._read()
+        self._catch_up()
         numbered = self._save_wanted and not self._bad.in_a_row
         if numbered or self._is_best:
             self._save(numbered=numbered)
 
     def _save(self, *, numbered: bool = True, again: bool = False) -> None:
         """Begin to write a checkpoint of the state after the step just taken."""
-        with self._pace.waiting():
-            self._read()
+        self._catch_up()
         self._keeper.save(
             self.step, self._state, numbered=numbered, best=self._is_best, again=again
         )

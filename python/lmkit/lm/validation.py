@@ -11,8 +11,9 @@ from contextlib import contextmanager, nullcontext
 from lmkit.lm.distributed import Ranks
 from lmkit.lm.evaluate import evaluate_loss
 from lmkit.lm.generate import generate
+from lmkit.lm.pace import Pace
 from lmkit.lm.preparation import Prepared
-from lmkit.lm.report import Pace, Report
+from lmkit.lm.report import Report
 from lmkit.lm.sharding import is_cut, released
 
 SAMPLE_TOKENS = 64
