@@ -20,8 +20,10 @@ def run() -> None:
         if stream is not None:
             # A file's name or a model's text may hold what the terminal's encoding has no sign for.
             cast("TextIOWrapper", stream).reconfigure(errors="backslashreplace")
-    code = _outcome()
-    sys.exit(_flushed(code))
+    code = _flushed(_outcome())
+    # All is said and written: who asks to leave now is not to change the code, nor see a traceback.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def _terminated(number: int, _frame: FrameType | None) -> None:

@@ -275,6 +275,8 @@ run()
     [
         ("raise KeyboardInterrupt", 130, "interrupted\n"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", 143, ""),
+        ("import atexit, os, signal as s; atexit.register(os.kill, os.getpid(), s.SIGTERM);"
+         "from lmkit.errors import UsageError as E; raise E('no')", 2, "error: no\n"),
         ("raise BrokenPipeError", 0, ""),
         ("open('/no/file')", 2, "error: /no/file: no such file or directory\n"),
         ("raise PermissionError(13, 'Permission denied', 'x')", 4, "error: x: permission denied\n"),

@@ -81,7 +81,7 @@ def test_a_process_that_dies_costs_only_the_steps_since_the_last_checkpoint(
     wait_for(run / f"checkpoint_{reached // 5 * 5 + 10}.pt", process)
     # Stopped from outside: all stop, the first saves, and there is no restart.
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=240)[0]
     assert process.returncode == 143, said
     assert "beginning again from the last checkpoint (restarts left: 0)" in said
     assert "To go on: lmkit train --load_checkpoint" in said
@@ -121,6 +121,21 @@ def test_a_job_ends_with_the_code_of_the_process_that_is_the_reason():
     assert ended(1, 2) == 2
     assert ended(143, -15, 1) == 1
     assert ended(143, -15) is None
+
+
+def test_what_a_process_says_when_another_fails_is_waited_for(monkeypatch: pytest.MonkeyPatch):
+    """Also where the one that refused is slower to leave than those that lost it."""
+    code = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); "
+    words = ["sys.exit(1)", "import time; time.sleep(1); sys.exit(2)"]
+    job = launch._Job([], 2, 0)
+    monkeypatch.setattr(launch, "GRACE", 120)
+
+    def begin() -> None:
+        for one in words:
+            job._processes.append(subprocess.Popen([sys.executable, "-c", code + one]))
+
+    monkeypatch.setattr(job, "_begin", begin)
+    assert job.wait() == 2
 
 
 def test_a_run_begun_again_goes_on_from_its_own_checkpoints_alone(
@@ -172,7 +187,7 @@ def test_without_restarts_a_dead_process_ends_the_job(inputs: dict[str, str], tm
     process = start_command(*flags(given), "--nproc", "2")
     wait_for(run / "checkpoint_5.pt", process)
     kill_one(process)
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=240)[0]
     assert process.returncode == 137, said
     assert "error: process 0 of 2 lost another one" in said
     assert "Traceback" not in said

@@ -58,15 +58,13 @@ def halfway(straight: Path, tmp_path: Path) -> Path:
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
     while not path.exists():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def output_of(process: subprocess.Popen[str]) -> str:
-    return process.communicate(timeout=120)[0]
+    return process.communicate(timeout=240)[0]
 
 
 @pytest.mark.parametrize(

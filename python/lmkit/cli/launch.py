@@ -20,7 +20,8 @@ import click
 
 from lmkit.process import LISTENING
 
-PATIENCE = 60  # seconds the others get to end, once one has failed
+GRACE = 5  # seconds for the others to end by themselves, once one has failed: one may say why
+PATIENCE = 60  # seconds they get to end after they were asked to
 RESTART_COUNT = "TORCHELASTIC_RESTART_COUNT"  # torchrun's name for it
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 REFUSED = range(2, 6)  # misuse, or files or a system that would be the same the next time
@@ -135,9 +136,13 @@ class _Job:
         )
 
     def _end_the_others(self) -> None:
-        """Let them save what they have, but not for ever."""
+        """Let them say and save what they have, but not for ever."""
+        self._wait_for_all(GRACE)
         self._send(signal.SIGTERM)
-        deadline = time.monotonic() + PATIENCE
+        self._wait_for_all(PATIENCE)
+
+    def _wait_for_all(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         for process in self._processes:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
