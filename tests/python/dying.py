@@ -20,7 +20,7 @@ def dying(after: int, *functions: tuple[Any, str]) -> None:
         def call(*arguments: Any, **options: Any) -> Any:
             nonlocal calls
             calls += 1
-            if calls == after:
+            if calls >= after > 0:  # two threads may count at once
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*arguments, **options)
 

@@ -82,7 +82,6 @@ def test_the_first_is_answered_inside_a_long_call_and_the_second_leaves(number: 
 def test_the_second_leaves_though_nobody_reads_the_output():
     """As where a pager has been given standard output and error, and shows its first page."""
     process = start(UNREAD)
-    os.set_blocking(process.stdout.fileno(), False)
     while process.poll() is None:  # the first may come while the second is told
         process.send_signal(signal.SIGINT)
         time.sleep(0.05)

@@ -1,7 +1,7 @@
 """`local:4` or `tcp://HOST:PORT` to a Dask client with workers that can do the work.
 
 A local cluster is processes of this machine, started here and gone at the end; any other is left as
-it is found.
+it is found, but for the tokenizer, which its workers keep for runs to come.
 """
 
 # mypy: disable-error-code="no-untyped-call"
