@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::memory::reserve;
 use crate::merge::{MergeScratch, Merger};
 use crate::normalize::Normalizer;
-use crate::pretoken_cache::{PretokenCache, Tail};
+use crate::pretoken_cache::{Key, PretokenCache, Tail};
 use crate::pretokenize::Scheme;
 use crate::progress::Progress;
 use crate::round::Round;
@@ -319,13 +319,12 @@ impl Tokenizer {
             loop {
                 let asked = scratch.round.asked(done);
                 let known = scratch.cache.emit(asked, out)?;
-                if known == asked.len() {
+                if known == asked.0.len() {
                     break;
                 }
                 done += known + 1;
-                let pretoken = scratch.round.place(done - 1);
-                let sixteen = tail.sixteen(bytes, pretoken.start);
-                self.encode_one(&bytes[pretoken], sixteen, scratch, out, progress)?;
+                let (place, asked) = scratch.round.one(done - 1);
+                self.encode_one(&bytes[place], asked, scratch, out, progress)?;
             }
         }
         Ok(())
@@ -336,17 +335,17 @@ impl Tokenizer {
     fn encode_one(
         &self,
         pretoken: &[u8],
-        sixteen: &[u8; 16],
+        asked: (Key, u32),
         scratch: &mut Scratch,
         out: &mut Vec<u32>,
         progress: &Progress,
     ) -> Result<()> {
-        // As many ids as bytes at most, and the cache writes four at a time.
-        reserve(out, pretoken.len() + 4)?;
-        if !scratch.cache.emit_one(pretoken, sixteen, out) {
+        // As many ids as bytes at most.
+        reserve(out, pretoken.len())?;
+        if !scratch.cache.emit_one(pretoken, asked, out) {
             let first = out.len();
             self.merge(pretoken, &mut scratch.merge, out, progress)?;
-            scratch.cache.insert(pretoken, &out[first..]);
+            scratch.cache.insert(pretoken, asked, &out[first..]);
         }
         Ok(())
     }

@@ -56,15 +56,20 @@ pub(crate) fn reserve_text(text: &mut String, more: usize) -> Result<()> {
 /// Asks for the cache line of `slice[index]`; any index may be given.
 #[inline]
 pub(crate) fn prefetch<T>(slice: &[T], index: usize) {
+    prefetch_at(slice.as_ptr().wrapping_add(index));
+}
+
+/// Asks for the cache line at an address; any may be given.
+#[inline]
+pub(crate) fn prefetch_at<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let address = slice.as_ptr().wrapping_add(index).cast::<i8>();
         // SAFETY: prefetching reads nothing the program can see and faults on no address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (slice, index);
+    let _ = address;
 }
 
 /// Asks for huge pages behind `slice`, where it is larger than one.

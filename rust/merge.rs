@@ -5,7 +5,7 @@
 //! few nanoseconds a step); beyond [`LONG`] bytes [`crate::merge_long`] takes over, O(n log n), which
 //! takes a megabyte without a break in stride.
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::error::Result;
 use crate::merge_long::merge_long;
@@ -20,47 +20,79 @@ const LONG: usize = 64;
 pub(crate) type Rank = u32;
 /// No rank.
 pub(crate) const NO_MERGE: Rank = u32::MAX;
-const FREE: u64 = u64::MAX;
 
-/// All pairs that merge: open addressing by the packed pair, at most half full. Most pairs that are
-/// looked up do not merge, so the keys stand by themselves: eight to a cache line.
+/// All pairs that merge, and their ranks.
 #[derive(Debug, Clone)]
-struct Pairs {
-    keys: Vec<u64>,
-    ranks: Vec<Rank>,
+enum Pairs {
+    Packed(PackedPairs),
+    /// Of a vocabulary with millions of tokens or with ids as large.
+    Wide(FxHashMap<u64, Rank>),
+}
+
+/// A hash table whose slots are left id, right id and rank in one word. Whether a pair merges cannot
+/// be foretold, so the four slots of a bucket are compared without a branch; a full bucket's
+/// overflow is in the next.
+#[derive(Debug, Clone)]
+struct PackedPairs {
+    buckets: Vec<Bucket>,
     shift: u32,
 }
 
-impl Pairs {
+#[derive(Debug, Clone, Copy)]
+#[repr(align(32))]
+struct Bucket([u64; 4]);
+
+impl PackedPairs {
+    const ID_BITS: u32 = 21;
+    const RANK_BITS: u32 = u64::BITS - 2 * Self::ID_BITS;
+    /// A slot without a pair; no pair's word begins with so many ones.
+    const FREE: u64 = u64::MAX;
+
+    /// Half full at most.
     fn with_room_for(pairs: usize) -> Self {
-        let len = (pairs * 2).next_power_of_two().max(16);
-        Self { keys: vec![FREE; len], ranks: vec![NO_MERGE; len], shift: 64 - len.trailing_zeros() }
+        let len = (pairs / 2).next_power_of_two().max(4);
+        Self { buckets: vec![Bucket([Self::FREE; 4]); len], shift: 64 - len.trailing_zeros() }
+    }
+
+    /// Whether the words have room for ids and ranks up to these.
+    fn holds(id: u32, rank: Option<Rank>) -> bool {
+        id < (1 << Self::ID_BITS) - 1 && rank.is_none_or(|rank| rank < 1 << Self::RANK_BITS)
+    }
+
+    fn key(left: u32, right: u32) -> u64 {
+        u64::from(left) << Self::ID_BITS | u64::from(right)
     }
 
     /// A later insertion of the same pair replaces the earlier one.
     fn insert(&mut self, left: u32, right: u32, rank: Rank) {
-        let key = pack(left, right);
-        let mut slot = self.home(key);
-        while self.keys[slot] != FREE && self.keys[slot] != key {
-            slot = (slot + 1) & (self.keys.len() - 1);
+        let key = Self::key(left, right);
+        let mut home = self.home(key);
+        loop {
+            for slot in &mut self.buckets[home].0 {
+                if *slot == Self::FREE || *slot >> Self::RANK_BITS == key {
+                    *slot = key << Self::RANK_BITS | u64::from(rank);
+                    return;
+                }
+            }
+            home = (home + 1) & (self.buckets.len() - 1);
         }
-        self.keys[slot] = key;
-        self.ranks[slot] = rank;
     }
 
     #[inline]
     fn get(&self, left: u32, right: u32) -> Rank {
-        let key = pack(left, right);
-        let mut slot = self.home(key);
+        let key = Self::key(left, right);
+        let mut home = self.home(key);
         loop {
-            let found = self.keys[slot];
-            if found == key {
-                return self.ranks[slot];
+            let Bucket(slots) = &self.buckets[home];
+            let mut rank = NO_MERGE;
+            for slot in slots {
+                let found = (slot & ((1 << Self::RANK_BITS) - 1)) as Rank;
+                rank = if slot >> Self::RANK_BITS == key { found } else { rank };
             }
-            if found == FREE {
-                return NO_MERGE;
+            if slots[3] == Self::FREE || rank != NO_MERGE {
+                return rank;
             }
-            slot = (slot + 1) & (self.keys.len() - 1);
+            home = (home + 1) & (self.buckets.len() - 1);
         }
     }
 
@@ -69,6 +101,32 @@ impl Pairs {
     #[expect(clippy::cast_possible_truncation, reason = "shifted down to the table's size")]
     fn home(&self, key: u64) -> usize {
         ((key ^ key >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
+    }
+}
+
+impl Pairs {
+    /// A later one of the same pair replaces the earlier one. What is looked up has no larger ids
+    /// than `largest`.
+    fn new(all: &[(u32, u32, Rank)], largest: u32) -> Self {
+        debug_assert!(all.iter().all(|&(left, right, _)| left.max(right) <= largest));
+        if !PackedPairs::holds(largest, all.iter().map(|&(.., rank)| rank).max()) {
+            return Self::Wide(
+                all.iter().map(|&(left, right, rank)| (pack(left, right), rank)).collect(),
+            );
+        }
+        let mut packed = PackedPairs::with_room_for(all.len());
+        for &(left, right, rank) in all {
+            packed.insert(left, right, rank);
+        }
+        Self::Packed(packed)
+    }
+
+    #[inline]
+    fn get(&self, left: u32, right: u32) -> Rank {
+        match self {
+            Self::Packed(pairs) => pairs.get(left, right),
+            Self::Wide(pairs) => pairs.get(&pack(left, right)).copied().unwrap_or(NO_MERGE),
+        }
     }
 }
 
@@ -123,10 +181,11 @@ impl Merger {
         let ordinary = || vocabulary.iter().filter(|(id, _)| !special.contains(id));
         let by_pairs = match vocabulary.rule() {
             MergeRule::Merges(merges) => {
-                let pairs =
-                    merges.iter().zip(0..).map(|(merge, rank)| (merge.left, merge.right, rank));
+                let pairs: Vec<_> = (merges.iter().zip(0..))
+                    .map(|(merge, rank)| (merge.left, merge.right, rank))
+                    .collect();
                 let results = merges.iter().map(|merge| merge.merged).collect();
-                Self::of_pairs(merges.len(), pairs, results, vocabulary)
+                Self::of_pairs(&pairs, results, vocabulary)
             }
             MergeRule::Ranks => {
                 let mut splits = Vec::new();
@@ -139,7 +198,7 @@ impl Merger {
                     }
                 }
                 let merged = ordinary().map(|(id, _)| id).collect();
-                Self::of_pairs(splits.len(), splits, merged, vocabulary)
+                Self::of_pairs(&splits, merged, vocabulary)
             }
         };
         // Of most vocabularies the pairs make every token, and then the rule says nothing.
@@ -147,17 +206,11 @@ impl Merger {
         Self { whole_first, ..by_pairs }
     }
 
-    fn of_pairs(
-        count: usize,
-        all: impl IntoIterator<Item = (u32, u32, Rank)>,
-        merged: Vec<u32>,
-        vocabulary: &Vocabulary,
-    ) -> Self {
+    fn of_pairs(all: &[(u32, u32, Rank)], merged: Vec<u32>, vocabulary: &Vocabulary) -> Self {
         let byte_ids = *vocabulary.byte_ids();
-        let mut pairs = Pairs::with_room_for(count);
-        for (left, right, rank) in all {
-            pairs.insert(left, right, rank);
-        }
+        let in_pairs = all.iter().flat_map(|&(left, right, _)| [left, right]);
+        let largest = in_pairs.chain(byte_ids).chain(merged.iter().copied()).max();
+        let pairs = Pairs::new(all, largest.unwrap_or(0));
         let mut of_bytes = vec![NO_MERGE; 1 << 16];
         for (place, rank) in of_bytes.iter_mut().enumerate() {
             *rank = pairs.get(byte_ids[place >> 8], byte_ids[place & 0xff]);
@@ -190,10 +243,12 @@ impl Merger {
         out: &mut Vec<u32>,
         progress: &Progress,
     ) -> Result<()> {
-        match pretoken.len() {
-            0 => {}
-            1 => out.push(self.byte_ids[usize::from(pretoken[0])]),
-            2..=LONG => self.merge_short(pretoken, &mut scratch.0, out),
+        match (pretoken.len(), &self.pairs) {
+            (0, _) => {}
+            (1, _) => out.push(self.byte_ids[usize::from(pretoken[0])]),
+            (..=LONG, Pairs::Packed(pairs)) => {
+                self.merge_short(pretoken, pairs, &mut scratch.0, out);
+            }
             _ => merge_long(self, pretoken, out, progress).map(drop)?,
         }
         Ok(())
@@ -201,8 +256,13 @@ impl Merger {
 
     /// For at most [`LONG`] bytes. Nothing moves when symbols merge: `alive` has a bit for each
     /// symbol's first byte.
-    fn merge_short(&self, pretoken: &[u8], symbols: &mut Symbols, out: &mut Vec<u32>) {
-        let Symbols { ids, ranks } = symbols;
+    fn merge_short(
+        &self,
+        pretoken: &[u8],
+        pairs: &PackedPairs,
+        Symbols { ids, ranks }: &mut Symbols,
+        out: &mut Vec<u32>,
+    ) {
         let len = pretoken.len();
         let (ids, ranks) = (&mut ids[..len], &mut ranks[..len]);
         for (id, byte) in ids.iter_mut().zip(pretoken) {
@@ -230,12 +290,12 @@ impl Merger {
             ranks[at] = if beyond == 0 {
                 NO_MERGE
             } else {
-                self.pairs.get(ids[at], ids[beyond.trailing_zeros() as usize])
+                pairs.get(ids[at], ids[beyond.trailing_zeros() as usize])
             };
             let before = alive & ((1 << at) - 1);
             if before != 0 {
                 let previous = LONG - 1 - before.leading_zeros() as usize;
-                ranks[previous] = self.pairs.get(ids[previous], ids[at]);
+                ranks[previous] = pairs.get(ids[previous], ids[at]);
             }
         }
         while alive != 0 {
@@ -260,5 +320,64 @@ impl Merger {
     #[inline]
     pub(crate) fn merged(&self, rank: Rank) -> u32 {
         self.merged[rank as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Small ids fill the buckets of a small table; large ones go to the other table.
+        #[test]
+        fn pairs_are_found_and_no_others(
+            all in vec((0_u32..40, 0_u32..40, 0_u32..1000), 0..600),
+            base in prop_oneof![Just(0), Just((1 << 21) - 42), Just(1 << 21), Just(u32::MAX - 40)],
+        ) {
+            let all: Vec<_> =
+                all.iter().map(|&(left, right, rank)| (base + left, base + right, rank)).collect();
+            let pairs = Pairs::new(&all, base + 40);
+            prop_assert_eq!(matches!(pairs, Pairs::Packed(_)), base < 1 << 21);
+            let known: FxHashMap<_, _> =
+                all.iter().map(|&(left, right, rank)| ((left, right), rank)).collect();
+            for left in base..=base + 40 {
+                for right in base..=base + 40 {
+                    let expected = known.get(&(left, right)).copied().unwrap_or(NO_MERGE);
+                    prop_assert_eq!(pairs.get(left, right), expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ids_of_any_size_make_the_same_tokens() {
+        let words: [&[u8]; 6] = [b"ab", b"abc", b"cab", b"bc", b"aa", b"abab"];
+        let bytes = (0..=255_u8).map(|byte| vec![byte]);
+        let tokens: Vec<_> = bytes.chain(words.map(<[u8]>::to_vec)).collect();
+        let merger = |first: u32| {
+            let tokens = (first..).zip(&tokens).map(|(id, token)| (id, token.clone()));
+            let vocabulary = Vocabulary::from_ranks(tokens).unwrap();
+            Merger::new(&vocabulary, &SpecialTokens::new(Vec::new(), &vocabulary).unwrap())
+        };
+        // Beyond 2^21 pairs are kept otherwise; about there, some ids are on either side.
+        let small = merger(0);
+        for first in [(1 << 21) - 258, (1 << 21) - 200, 1 << 23] {
+            let large = merger(first);
+            for text in ["a", "ab", "abcab", "cababcaabc", "aaaaa", "bcabcabab", "xyz"] {
+                let ids = |merger: &Merger| {
+                    let mut ids = Vec::new();
+                    let mut scratch = MergeScratch::new();
+                    merger
+                        .merge(text.as_bytes(), &mut scratch, &mut ids, &Progress::default())
+                        .unwrap();
+                    ids
+                };
+                let larger: Vec<_> = ids(&small).iter().map(|id| id + first).collect();
+                assert_eq!(ids(&large), larger, "{text}");
+            }
+        }
     }
 }

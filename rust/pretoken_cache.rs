@@ -18,10 +18,16 @@
 //! large cache costs a short text next to nothing.
 #![expect(unsafe_code, reason = "cache lines in plain memory; writing without a branch")]
 
+mod kernel;
+mod key;
+
 use std::marker::PhantomData;
 
 use crate::error::Result;
-use crate::memory::{prefetch, reserve, use_huge_pages, zeroed};
+use crate::memory::{reserve, use_huge_pages, zeroed};
+use kernel::{Kernel, LINE, Lines};
+use key::COMPARED;
+pub(crate) use key::{Key, Tail};
 
 /// A pretoken of more bytes is not in the short table.
 pub(crate) const SHORT: usize = 15;
@@ -32,135 +38,67 @@ const MOST_IDS: usize = 8;
 /// No id: ids fit an int32.
 const NONE: u32 = u32::MAX;
 
-/// A pretoken of at most [`SHORT`] bytes, and in the last byte its length. An entry's key says there
-/// too how many ids follow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Key {
-    low: u64,
-    high: u64,
-}
-
-/// Where an entry's key says how many ids there are beyond the first; asked keys have zeros there.
-const COUNT_SHIFT: u32 = 60;
-const COUNT: u64 = 3 << COUNT_SHIFT;
-/// Set in an entry's key to say that the ids stand in the long table.
-const IS_LONG: u64 = 1 << 62;
-/// Set in the key that is asked for what cannot be in the short table: equal to no entry's.
-const NOWHERE: u64 = 1 << 63;
-
-/// For each length the bytes of a key that belong to the pretoken, and the last byte.
-const MASKS: [(Key, u64); SHORT + 2] = {
-    let mut masks = [(Key { low: 0, high: 0 }, NOWHERE); SHORT + 2];
-    let mut len = 1;
-    while len <= SHORT {
-        let (low, high) = match len {
-            ..8 => ((1 << (8 * len)) - 1, 0),
-            _ => (u64::MAX, (1 << (8 * (len - 8))) - 1),
-        };
-        masks[len] = (Key { low, high }, (len as u64) << 56);
-        len += 1;
-    }
-    masks
-};
-
-impl Key {
-    /// The key of the first `len` of these bytes.
-    #[inline]
-    fn new(bytes: &[u8; 16], len: usize) -> Self {
-        let (words, _) = bytes.as_chunks::<8>();
-        let (mask, last) = &MASKS[len.min(SHORT + 1)];
-        Self {
-            low: u64::from_le_bytes(words[0]) & mask.low,
-            high: u64::from_le_bytes(words[1]) & mask.high | last,
-        }
-    }
-
-    #[inline]
-    fn hash(self) -> u32 {
-        let mixed = (self.low ^ self.high.rotate_left(25)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> 32) as u32
-    }
-}
-
-/// A pretoken that was asked for.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Asked {
-    key: Key,
-    /// Some bits of it number the line of the short table.
-    hash: u32,
-}
-
-impl Asked {
-    /// Of the `len` first bytes of these.
-    #[inline]
-    fn new(sixteen: &[u8; 16], len: usize) -> Self {
-        let key = Key::new(sixteen, len);
-        Self { key, hash: key.hash() }
-    }
-}
-
-/// The last bytes of a text with room behind them, so that sixteen can be read from any place.
-#[derive(Debug)]
-pub(crate) struct Tail {
-    bytes: [u8; 32],
-    /// Where in the text they begin.
-    base: usize,
-}
-
-impl Tail {
-    /// The tail of `text`.
-    #[inline]
-    pub(crate) fn new(text: &[u8]) -> Self {
-        let base = text.len().saturating_sub(16);
-        let mut bytes = [0; 32];
-        bytes[..text.len() - base].copy_from_slice(&text[base..]);
-        Self { bytes, base }
-    }
-
-    /// Sixteen bytes of `text`, whose tail this is, from `start` on; what lies behind its end is 0.
-    #[inline]
-    pub(crate) fn sixteen<'t>(&'t self, text: &'t [u8], start: usize) -> &'t [u8; 16] {
-        let found = match text.get(start..start + 16) {
-            Some(sixteen) => sixteen.first_chunk(),
-            None => self.bytes[(start - self.base) & 15..].first_chunk(),
-        };
-        found.expect("sixteen bytes")
-    }
-}
+/// Where the last byte of an entry's key says how many ids there are.
+const COUNT_SHIFT: u32 = 4;
+/// Set in the last byte of an entry's key to say that the ids stand in the long table. No key that
+/// is asked for has it, so that such entries are found by [`PretokenCache::emit_one`] alone.
+const IS_LONG: u8 = 0x80;
+/// The last byte of the key of what cannot be in the short table: equal to no entry's.
+const NOWHERE: u8 = 0x80;
 
 /// Tables from pretokens to ids whose size never changes.
 #[derive(Debug)]
 pub(crate) struct PretokenCache {
-    short: Table<[ShortEntry; 2]>,
+    kernel: Kernel,
+    short: Table<ShortLine>,
     long: Table<LongEntry>,
 }
 
+/// Two entries: their keys, then their ids. A key of zeros: there is none.
 #[derive(Debug, Clone, Copy)]
-#[repr(C, align(32))]
-struct ShortEntry {
-    /// All zeros: there is none.
+#[repr(C, align(64))]
+struct ShortLine {
+    keys: [Key; 2],
+    ids: [[u32; 4]; 2],
+}
+
+/// An entry of the short table, on its way from one line to another.
+#[derive(Clone, Copy)]
+struct Entry {
     key: Key,
     ids: [u32; 4],
 }
 
-impl ShortEntry {
-    /// Whether this is the entry of what was asked for, and its ids are here.
-    #[inline]
-    fn is_of(&self, key: Key) -> bool {
-        (self.key.low ^ key.low) | (self.key.high ^ key.high) & !COUNT == 0
+impl ShortLine {
+    fn entry(&self, number: usize) -> Entry {
+        Entry { key: self.keys[number], ids: self.ids[number] }
     }
 
-    /// How many ids there are.
-    #[inline]
-    fn count(&self) -> usize {
-        (self.key.high >> COUNT_SHIFT & 3) as usize + 1
+    /// Puts an entry where another stood, and returns that.
+    fn replace(&mut self, number: usize, by: Entry) -> Entry {
+        let before = self.entry(number);
+        (self.keys[number], self.ids[number]) = (by.key, by.ids);
+        before
+    }
+
+    /// Which of the two is that of a key, whether its ids are here or in the long table.
+    fn find(&self, key: Key) -> Option<usize> {
+        self.keys.iter().position(|entry| {
+            entry.0[..SHORT] == key.0[..SHORT]
+                && entry.0[SHORT] & COMPARED & !IS_LONG == key.0[SHORT]
+        })
+    }
+
+    /// Where a newcomer goes: who came first stays, the vocabulary's own tokens and what is common.
+    fn place_for_new(&self) -> usize {
+        usize::from(self.keys[0] != Key::default())
     }
 }
 
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 struct LongEntry {
-    key: [Key; 2],
+    key: [u64; 4],
     /// Followed by [`NONE`] where there are fewer.
     ids: [u32; MOST_IDS],
 }
@@ -168,129 +106,97 @@ struct LongEntry {
 impl PretokenCache {
     /// A cache that takes at most `budget` bytes (and at least four kilobytes).
     pub(crate) fn with_budget(budget: usize) -> Result<Self> {
-        let lines = (budget / 64).max(64);
-        Ok(Self { short: Table::new(lines - lines / 8)?, long: Table::new(lines / 8)? })
+        Self::with_kernel(budget, Kernel::best())
+    }
+
+    fn with_kernel(budget: usize, kernel: Kernel) -> Result<Self> {
+        let lines = (budget / LINE).max(64);
+        Ok(Self { kernel, short: Table::new(lines - lines / 8)?, long: Table::new(lines / 8)? })
     }
 
     /// How many bytes the tables take.
     #[cfg(test)]
     fn bytes(&self) -> usize {
-        (self.short.lines + self.long.lines) * 64
+        (self.short.lines + self.long.lines) * LINE
     }
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self) -> Result<()> {
-        let (short, long) = (self.short.lines, self.long.lines);
-        *self = Self { short: Table::new(short)?, long: Table::new(long)? };
+        let (short, long) = (Table::new(self.short.lines)?, Table::new(self.long.lines)?);
+        *self = Self { kernel: self.kernel, short, long };
         Ok(())
     }
 
-    /// Prepares the look-up of `text[start..end]`, and of all that follow up to the other `ends`.
-    /// What is long is left out: the look-up will not find it.
+    /// Prepares the look-up of `text[start..end]`, and of all that follow up to the other `ends`:
+    /// writes their keys and the places of their lines. What is long is left out: the look-up will
+    /// not find it.
     #[inline]
     pub(crate) fn ask(
         &self,
         text: &[u8],
         tail: &Tail,
-        mut start: usize,
+        start: usize,
         ends: &[usize],
-        asked: &mut [Asked],
+        asked: (&mut [Key], &mut [u32]),
     ) {
-        let mut places = ends.iter().zip(asked);
-        // Almost all have sixteen bytes to read, and need not ask whether they have.
-        let last = text.len().saturating_sub(16);
-        if ends.last().is_some_and(|&end| end <= last) {
-            for (&end, asked) in places {
-                debug_assert!(start <= last);
-                // SAFETY: ends rise, so `start`, which is less than the last of them, has sixteen
-                // bytes of `text` behind it.
-                let sixteen = unsafe { &*text.as_ptr().add(start).cast::<[u8; 16]>() };
-                *asked = Asked::new(sixteen, end - start);
-                self.short.prefetch(asked.hash);
-                start = end;
-            }
-            return;
-        }
-        for (&end, asked) in &mut places {
-            *asked = Asked::new(tail.sixteen(text, start), end - start);
-            self.short.prefetch(asked.hash);
-            start = end;
-        }
+        self.kernel.ask(text, tail, start, ends, self.lines(), asked);
     }
 
-    /// Appends the ids of what was asked for, up to the first that is not known; returns how many
-    /// were.
+    /// Appends the ids of what was asked for of this cache, up to the first that is not known;
+    /// returns how many were.
     #[inline]
-    pub(crate) fn emit(&self, asked: &[Asked], out: &mut Vec<u32>) -> Result<usize> {
-        reserve(out, asked.len() * 4)?;
-        let begin = out.as_mut_ptr();
-        let mut len = out.len();
-        let mut known = 0;
-        for Asked { key, hash } in asked {
-            let [first, second] = self.short.line(*hash);
-            // Which of the two it is cannot be foretold, so neither may be a branch.
-            let entry = if first.is_of(*key) { first } else { second };
-            if !entry.is_of(*key) {
-                break;
-            }
-            // SAFETY: room for four more for each of `asked` was made above, and each round adds
-            // at most four to `len`.
-            unsafe { begin.add(len).cast::<[u32; 4]>().write_unaligned(entry.ids) };
-            // No branch on how many there are: the rest is overwritten by the next.
-            len += entry.count();
-            known += 1;
-        }
-        // SAFETY: all up to `len` was there before or written above.
-        unsafe { out.set_len(len) };
+    pub(crate) fn emit(&self, asked: (&[Key], &[u32]), out: &mut Vec<u32>) -> Result<usize> {
+        reserve(out, asked.0.len() * 4)?;
+        // SAFETY: the room was made; places come from `ask`, and the size of a table never changes.
+        let (known, written) =
+            unsafe { self.kernel.emit(asked, self.lines(), out.as_mut_ptr().add(out.len())) };
+        // SAFETY: so many were written behind those that were there.
+        unsafe { out.set_len(out.len() + written) };
         Ok(known)
     }
 
-    /// Appends the ids of a single pretoken, which begins these `sixteen` bytes, if they are known.
-    /// Looks at the neighbouring line too, and brings what it finds there home.
+    fn lines(&self) -> Lines<'_> {
+        Lines { all: self.short.all() }
+    }
+
+    /// Appends the ids of a single pretoken that was asked for, if they are known. Looks at the
+    /// neighbouring line too, and brings what it finds there home.
     #[inline]
     pub(crate) fn emit_one(
         &mut self,
         pretoken: &[u8],
-        sixteen: &[u8; 16],
+        (key, place): (Key, u32),
         out: &mut Vec<u32>,
     ) -> bool {
         if pretoken.len() > SHORT {
             return self.emit_long(pretoken, out);
         }
-        let key = Key::new(sixteen, pretoken.len());
-        let Some(entry) = self.find(key) else { return false };
-        if entry.key.high & IS_LONG != 0 {
+        let Some(entry) = self.find(key, place) else { return false };
+        let last = entry.key.0[SHORT];
+        if last & IS_LONG != 0 {
             return self.emit_long(pretoken, out);
         }
-        let end = out.len() + entry.count();
-        out.extend_from_slice(&entry.ids);
-        out.truncate(end);
+        out.extend_from_slice(&entry.ids[..usize::from(last >> COUNT_SHIFT)]);
         true
     }
 
-    /// The entry of `key`, which may also say that its ids are in the long table.
+    /// The entry of `key`.
     #[inline]
-    fn find(&mut self, key: Key) -> Option<ShortEntry> {
-        let hash = key.hash();
-        let is_of = |entry: &ShortEntry| {
-            entry.is_of(Key { high: key.high | entry.key.high & IS_LONG, ..key })
-        };
-        if let Some(entry) = self.short.line(hash).iter().find(|&entry| is_of(entry)) {
-            return Some(*entry);
+    fn find(&mut self, key: Key, place: u32) -> Option<Entry> {
+        if let Some(number) = self.short.line_mut(place).find(key) {
+            return Some(self.short.line_mut(place).entry(number));
         }
-        let other = self.short.neighbour_mut(hash);
-        let place = other.iter().position(is_of)?;
-        let entry = other[place];
-        let home = &mut self.short.line_mut(hash)[1];
-        let moved = std::mem::replace(home, entry);
-        self.short.neighbour_mut(hash)[place] = moved;
+        let number = self.short.line_mut(neighbour(place)).find(key)?;
+        let entry = self.short.line_mut(neighbour(place)).entry(number);
+        let moved = self.short.line_mut(place).replace(1, entry);
+        self.short.line_mut(neighbour(place)).replace(number, moved);
         Some(entry)
     }
 
     #[inline(never)]
     fn emit_long(&self, pretoken: &[u8], out: &mut Vec<u32>) -> bool {
         let Some(key) = long_key(pretoken) else { return false };
-        let entry = self.long.line(long_hash(key));
+        let entry = self.long.all()[self.long_place(key)];
         if entry.key != key {
             return false;
         }
@@ -298,30 +204,45 @@ impl PretokenCache {
         true
     }
 
-    /// Remembers the ids of a pretoken, in place of something else; what is too long is not kept.
-    pub(crate) fn insert(&mut self, pretoken: &[u8], ids: &[u32]) {
+    /// Remembers the ids of a pretoken that was asked for, in place of something else; what is too
+    /// long is not kept.
+    pub(crate) fn insert(&mut self, pretoken: &[u8], (key, place): (Key, u32), ids: &[u32]) {
         let is_short = ids.len() <= 4;
         if pretoken.len() <= SHORT && ids.len() <= MOST_IDS {
-            let mut key = short_key(pretoken);
-            let hash = key.hash();
-            key.high |= if is_short { (ids.len() as u64 - 1) << COUNT_SHIFT } else { IS_LONG };
-            let entry = ShortEntry { key, ids: if is_short { padded(ids) } else { [NONE; 4] } };
-            // Who came first stays: the vocabulary's own tokens, and what is common.
-            let [first, second] = self.short.line_mut(hash);
-            let place = if first.key == Key::default() { first } else { second };
-            let evicted = std::mem::replace(place, entry);
+            let mut key = key;
+            #[expect(clippy::cast_possible_truncation, reason = "at most four")]
+            let mark = if is_short { (ids.len() as u8) << COUNT_SHIFT } else { IS_LONG };
+            key.0[SHORT] |= mark;
+            let entry = Entry { key, ids: if is_short { padded(ids) } else { [NONE; 4] } };
+            let line = self.short.line_mut(place);
+            let evicted = line.replace(line.place_for_new(), entry);
             if evicted.key != Key::default() {
-                let [first, second] = self.short.neighbour_mut(hash);
-                *if first.key == Key::default() { first } else { second } = evicted;
+                let other = self.short.line_mut(neighbour(place));
+                other.replace(other.place_for_new(), evicted);
             }
         }
         if !(is_short && pretoken.len() <= SHORT)
             && ids.len() <= MOST_IDS
             && let Some(key) = long_key(pretoken)
         {
-            *self.long.line_mut(long_hash(key)) = LongEntry { key, ids: padded(ids) };
+            let place = self.long_place(key);
+            self.long.all_mut()[place] = LongEntry { key, ids: padded(ids) };
         }
     }
+
+    /// The number of a key's line among those of the long table.
+    fn long_place(&self, [first, second, third, fourth]: [u64; 4]) -> usize {
+        let low = first ^ fourth.wrapping_mul(0xd6e8_feb8_6659_fd93);
+        let high = second ^ third.wrapping_mul(0xa076_1d64_78bd_642f);
+        let mixed = (low ^ high.rotate_left(25)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (((mixed >> 32) * self.long.lines as u64) >> 32) as usize
+    }
+}
+
+/// The place of the line beside the one at `place`.
+fn neighbour(place: u32) -> u32 {
+    const { assert!(LINE == 64) };
+    place ^ 64
 }
 
 fn padded<const N: usize>(ids: &[u32]) -> [u32; N] {
@@ -330,34 +251,18 @@ fn padded<const N: usize>(ids: &[u32]) -> [u32; N] {
     all
 }
 
-#[inline]
-fn short_key(pretoken: &[u8]) -> Key {
-    let mut bytes = [0; 16];
-    bytes[..pretoken.len()].copy_from_slice(pretoken);
-    Key::new(&bytes, pretoken.len())
-}
-
 /// The key in the long table; none for what is longer.
-fn long_key(pretoken: &[u8]) -> Option<[Key; 2]> {
+fn long_key(pretoken: &[u8]) -> Option<[u64; 4]> {
     let mut bytes = [0; LONGEST + 1];
     bytes.get_mut(..pretoken.len()).filter(|room| room.len() <= LONGEST)?.copy_from_slice(pretoken);
     bytes[LONGEST] = u8::try_from(pretoken.len()).ok()?;
     let (words, _) = bytes.as_chunks::<8>();
-    let word = |at: usize| u64::from_le_bytes(words[at]);
-    Some([Key { low: word(0), high: word(1) }, Key { low: word(2), high: word(3) }])
-}
-
-fn long_hash([start, end]: [Key; 2]) -> u32 {
-    let folded = Key {
-        low: start.low ^ end.high.wrapping_mul(0xd6e8_feb8_6659_fd93),
-        high: start.high ^ end.low.wrapping_mul(0xa076_1d64_78bd_642f),
-    };
-    folded.hash()
+    Some([0, 1, 2, 3].map(|at| u64::from_le_bytes(words[at])))
 }
 
 /// Marks what is a cache line of plain numbers, for which zeros are a valid value.
 trait Line: Copy {}
-impl Line for [ShortEntry; 2] {}
+impl Line for ShortLine {}
 impl Line for LongEntry {}
 
 /// An even number of cache lines, each on a line of its own.
@@ -372,49 +277,40 @@ struct Table<L> {
 
 impl<L: Line> Table<L> {
     /// Words in a line.
-    const LINE: usize = size_of::<L>() / size_of::<u64>();
+    const WORDS: usize = LINE / size_of::<u64>();
 
+    /// At most 4 GB of them: places are told in bytes.
     fn new(lines: usize) -> Result<Self> {
-        let lines = (lines & !1).clamp(2, 1 << 30);
-        const { assert!(size_of::<L>() == 64 && align_of::<L>() <= 64) };
-        let mut words = zeroed::<u64>((lines + 1) * Self::LINE)?;
+        let lines = (lines & !1).clamp(2, (1 << 32) / LINE);
+        const { assert!(size_of::<L>() == LINE && align_of::<L>() <= LINE) };
+        // By words, since memory of a larger alignment would be zeroed by hand, all of it.
+        let mut words = zeroed::<u64>((lines + 1) * Self::WORDS)?;
         use_huge_pages(&mut words);
-        let base = words.as_ptr().align_offset(64).min(Self::LINE);
+        let base = words.as_ptr().align_offset(LINE).min(Self::WORDS);
         Ok(Self { words, base, lines, of: PhantomData })
     }
 
-    /// Where the line for `hash` begins, or its neighbour.
     #[inline]
-    fn start(&self, hash: u32, neighbour: usize) -> usize {
-        let line = ((u64::from(hash) * self.lines as u64) >> 32) as usize;
-        self.base + (line ^ neighbour) * Self::LINE
-    }
-
-    #[inline]
-    fn prefetch(&self, hash: u32) {
-        prefetch(&self.words, self.start(hash, 0));
+    fn all(&self) -> &[L] {
+        // SAFETY: `new` made room for `lines` whole lines from `base` on, which it aligned; they were
+        // zeroed or written as an `L` since, and every bit pattern is an `L`.
+        unsafe { std::slice::from_raw_parts(self.words.as_ptr().add(self.base).cast(), self.lines) }
     }
 
     #[inline]
-    fn line(&self, hash: u32) -> &L {
-        // SAFETY: `new` made room for `lines` whole lines from `base` on, which it aligned, and they
-        // are an even number, so that each has a neighbour; they were zeroed or written as an `L` since, and every bit pattern is an `L`.
-        unsafe { &*self.words.as_ptr().add(self.start(hash, 0)).cast::<L>() }
+    fn all_mut(&mut self) -> &mut [L] {
+        // SAFETY: as in `all`; `self` is borrowed for as long.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.words.as_mut_ptr().add(self.base).cast(),
+                self.lines,
+            )
+        }
     }
 
-    fn line_mut(&mut self, hash: u32) -> &mut L {
-        self.either_mut(hash, 0)
-    }
-
-    /// The line beside the one for `hash`.
-    fn neighbour_mut(&mut self, hash: u32) -> &mut L {
-        self.either_mut(hash, 1)
-    }
-
-    fn either_mut(&mut self, hash: u32, neighbour: usize) -> &mut L {
-        let start = self.start(hash, neighbour);
-        // SAFETY: as in `line`; `self` is borrowed for as long.
-        unsafe { &mut *self.words.as_mut_ptr().add(start).cast::<L>() }
+    #[inline]
+    fn line_mut(&mut self, place: u32) -> &mut L {
+        &mut self.all_mut()[place as usize / LINE]
     }
 }
 
@@ -422,67 +318,114 @@ impl<L: Line> Table<L> {
 mod tests {
     use super::*;
 
+    fn asked(cache: &PretokenCache, pretoken: &[u8]) -> (Key, u32) {
+        let (mut key, mut place) = ([Key::default()], [0]);
+        let tail = Tail::new(pretoken);
+        cache.ask(pretoken, &tail, 0, &[pretoken.len()], (&mut key, &mut place));
+        (key[0], place[0])
+    }
+
+    fn insert(cache: &mut PretokenCache, pretoken: &[u8], ids: &[u32]) {
+        cache.insert(pretoken, asked(cache, pretoken), ids);
+    }
+
     fn found(cache: &mut PretokenCache, pretoken: &[u8]) -> Option<Vec<u32>> {
-        let (tail, mut ids) = (Tail::new(pretoken), Vec::new());
-        cache.emit_one(pretoken, tail.sixteen(pretoken, 0), &mut ids).then_some(ids)
+        let mut ids = Vec::new();
+        cache.emit_one(pretoken, asked(cache, pretoken), &mut ids).then_some(ids)
     }
 
     /// The same through a round of one.
     fn found_in_a_round(cache: &PretokenCache, pretoken: &[u8]) -> Option<Vec<u32>> {
-        let (mut asked, mut ids) = ([Asked::default()], Vec::new());
-        cache.ask(pretoken, &Tail::new(pretoken), 0, &[pretoken.len()], &mut asked);
-        (cache.emit(&asked, &mut ids).unwrap() == 1).then_some(ids)
+        let (key, place) = asked(cache, pretoken);
+        let mut ids = Vec::new();
+        (cache.emit((&[key], &[place]), &mut ids).unwrap() == 1).then_some(ids)
+    }
+
+    fn caches() -> impl Iterator<Item = PretokenCache> {
+        let kernels = [Kernel::best(), Kernel::PORTABLE];
+        kernels.into_iter().map(|kernel| PretokenCache::with_kernel(1 << 14, kernel).unwrap())
     }
 
     #[test]
-    fn keys_are_equal_only_for_equal_pretokens() {
-        assert_ne!(short_key(b"a"), short_key(b"a\0"));
-        assert_ne!(short_key(b"\0"), short_key(b"\0\0"));
+    fn keys_are_equal_only_for_equal_pretokens_and_by_all_kernels() {
+        let [best, portable] = [0, 1].map(|number| caches().nth(number).unwrap());
+        let key = |pretoken: &[u8]| {
+            let (key, _) = asked(&best, pretoken);
+            assert_eq!(key, asked(&portable, pretoken).0);
+            key
+        };
+        assert_ne!(key(b"a"), key(b"a\0"));
+        assert_ne!(key(b"\0"), key(b"\0\0"));
+        assert_ne!(key(&[0; 15]), key(&[0; 16]));
         assert_ne!(long_key(b"a"), long_key(b"a\0"));
         assert_eq!(long_key(&[b'a'; 32]), None);
-        let text = b"xxabcdefghijklmnopqrstuvw";
-        let (tail, mut asked) = (Tail::new(text), [Asked::default(); 3]);
-        let cache = PretokenCache::with_budget(1 << 14).unwrap();
-        cache.ask(text, &tail, 2, &[5, 20, 25], &mut asked);
-        let keys = asked.map(|asked| asked.key);
-        assert_eq!(keys, [b"abc".as_slice(), b"defghijklmnopqr", b"stuvw"].map(short_key));
+        let text = b"xxabcdefghijklmnopqrstuvwxyz, and sixteen more";
+        for cache in [&best, &portable] {
+            // With room behind the last one and without.
+            for text in [text.as_slice(), &text[..25]] {
+                let (mut keys, mut places) = ([Key::default(); 3], [0; 3]);
+                cache.ask(text, &Tail::new(text), 2, &[5, 20, 25], (&mut keys, &mut places));
+                let words = [b"abc".as_slice(), b"defghijklmnopqr", b"stuvw"];
+                let expected = words.map(|word| asked(cache, word));
+                assert_eq!([0, 1, 2].map(|at| (keys[at], places[at])), expected);
+            }
+        }
     }
 
     #[test]
     fn what_was_inserted_last_is_found_and_the_size_stays() {
-        let mut cache = PretokenCache::with_budget(1 << 14).unwrap();
-        let bytes = cache.bytes();
-        assert!(bytes <= 1 << 14);
-        for number in 0..100_000_u32 {
-            let text = format!("{number:0width$}", width = 1 + (number % 31) as usize);
-            let ids: Vec<u32> = (0..=number % 8).map(|place| number + place).collect();
-            cache.insert(text.as_bytes(), &ids);
-            assert_eq!(found(&mut cache, text.as_bytes()).as_ref(), Some(&ids));
-            if text.len() <= SHORT && ids.len() <= 4 {
-                assert_eq!(found_in_a_round(&cache, text.as_bytes()), Some(ids));
+        for mut cache in caches() {
+            let bytes = cache.bytes();
+            assert!(bytes <= 1 << 14);
+            for number in 0..100_000_u32 {
+                let text = format!("{number:0width$}", width = 1 + (number % 31) as usize);
+                let ids: Vec<u32> = (0..=number % 8).map(|place| number + place).collect();
+                insert(&mut cache, text.as_bytes(), &ids);
+                if text.len() <= SHORT && ids.len() <= 4 {
+                    assert_eq!(found_in_a_round(&cache, text.as_bytes()).as_ref(), Some(&ids));
+                } else {
+                    assert_eq!(found_in_a_round(&cache, text.as_bytes()), None);
+                }
+                assert_eq!(found(&mut cache, text.as_bytes()), Some(ids));
             }
+            assert_eq!(cache.bytes(), bytes);
         }
-        assert_eq!(cache.bytes(), bytes);
+    }
+
+    #[test]
+    fn places_are_spread_over_all_lines() {
+        for cache in caches() {
+            let mut seen = vec![0_u32; cache.short.lines];
+            for number in 0..100 * cache.short.lines {
+                let (_, place) = asked(&cache, number.to_string().as_bytes());
+                seen[place as usize / LINE] += 1;
+            }
+            assert!(seen.iter().all(|&count| (30..300).contains(&count)), "{seen:?}");
+        }
     }
 
     #[test]
     fn a_round_ends_where_one_is_not_known() {
-        let mut cache = PretokenCache::with_budget(1 << 14).unwrap();
-        cache.insert(b"known", &[7, 8]);
-        cache.insert(b"!", &[9]);
-        let (text, mut asked, mut ids) = (b"known!knew!", [Asked::default(); 4], vec![1]);
-        cache.ask(text, &Tail::new(text), 0, &[5, 6, 10, 11], &mut asked);
-        assert_eq!(cache.emit(&asked, &mut ids).unwrap(), 2);
-        assert_eq!(cache.emit(&asked[3..], &mut ids).unwrap(), 1);
-        assert_eq!(ids, [1, 7, 8, 9, 9]);
+        for mut cache in caches() {
+            insert(&mut cache, b"known", &[7, 8]);
+            insert(&mut cache, b"!", &[9]);
+            let (text, mut ids) = (b"known!knew!a word that is too long", vec![1]);
+            let (mut keys, mut places) = ([Key::default(); 5], [0; 5]);
+            let ends = [5, 6, 10, 11, text.len()];
+            cache.ask(text, &Tail::new(text), 0, &ends, (&mut keys, &mut places));
+            assert_eq!(cache.emit((&keys, &places), &mut ids).unwrap(), 2);
+            assert_eq!(cache.emit((&keys[3..], &places[3..]), &mut ids).unwrap(), 1);
+            assert_eq!(ids, [1, 7, 8, 9, 9]);
+        }
     }
 
     #[test]
     fn what_is_too_long_or_too_many_is_not_kept() {
-        let mut cache = PretokenCache::with_budget(1 << 14).unwrap();
-        cache.insert(&[b'a'; 32], &[1]);
-        cache.insert(b"nine", &[1; 9]);
-        assert_eq!(found(&mut cache, &[b'a'; 32]), None);
-        assert_eq!(found(&mut cache, b"nine"), None);
+        for mut cache in caches() {
+            insert(&mut cache, &[b'a'; 32], &[1]);
+            insert(&mut cache, b"nine", &[1; 9]);
+            assert_eq!(found(&mut cache, &[b'a'; 32]), None);
+            assert_eq!(found(&mut cache, b"nine"), None);
+        }
     }
 }

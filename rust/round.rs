@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::pretoken_cache::{Asked, PretokenCache, SHORT, Tail};
+use crate::pretoken_cache::{Key, PretokenCache, SHORT, Tail};
 use crate::pretokenize::Scanner;
 use crate::seams::{self, Seams};
 
@@ -23,7 +23,9 @@ pub(crate) struct Round {
     /// Where the first one starts.
     start: usize,
     ends: Box<[usize; FULL + MOST]>,
-    asked: Box<[Asked; FULL + MOST]>,
+    /// What the cache is asked for: keys, and places of its lines.
+    keys: Box<[Key; FULL + MOST]>,
+    places: Box<[u32; FULL + MOST]>,
     count: usize,
     /// Ends of pretokens that were found and are still to be divided.
     found: Box<[usize; MOST]>,
@@ -38,7 +40,8 @@ impl Round {
         Self {
             start: 0,
             ends: Box::new([0; FULL + MOST]),
-            asked: Box::new([Asked::default(); FULL + MOST]),
+            keys: Box::new([Key::default(); FULL + MOST]),
+            places: Box::new([0; FULL + MOST]),
             count: 0,
             found: Box::new([0; MOST]),
             left: 0..0,
@@ -82,7 +85,8 @@ impl Round {
                 (self.count, self.at) = (first + found, end);
             }
             let new = first..self.count;
-            cache.ask(text, tail, from, &self.ends[new.clone()], &mut self.asked[new]);
+            let asked = (&mut self.keys[new.clone()], &mut self.places[new.clone()]);
+            cache.ask(text, tail, from, &self.ends[new], asked);
         }
         Ok(self.count > 0)
     }
@@ -107,14 +111,14 @@ impl Round {
 
     /// What was asked for, from the one numbered `first` on.
     #[inline]
-    pub(crate) fn asked(&self, first: usize) -> &[Asked] {
-        &self.asked[first..self.count]
+    pub(crate) fn asked(&self, first: usize) -> (&[Key], &[u32]) {
+        (&self.keys[first..self.count], &self.places[first..self.count])
     }
 
-    /// Where the one numbered `number` stands.
+    /// The one numbered `number`: where it stands in the text, and what was asked for.
     #[inline]
-    pub(crate) fn place(&self, number: usize) -> Range<usize> {
+    pub(crate) fn one(&self, number: usize) -> (Range<usize>, (Key, u32)) {
         let start = if number == 0 { self.start } else { self.ends[number - 1] };
-        start..self.ends[number]
+        (start..self.ends[number], (self.keys[number], self.places[number]))
     }
 }

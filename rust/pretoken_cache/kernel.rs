@@ -1,0 +1,284 @@
+//! Two kernels that make keys and hashes of pretokens, and compare a key to the two of a line: AVX2
+//! with AES, chosen at run time, and words of eight bytes, which run anywhere. Their hashes differ,
+//! so a table is filled and read by one of them.
+//!
+//! Most pretokens are found at once, so what counts is the number of instructions. With words of
+//! eight bytes a pretoken took about seventy from its bounds to its ids; a vector holds a key, and two
+//! rounds of AES are a hash in two instructions: together half as many, and encoding English
+//! 17 % faster, code 20 %.
+#![expect(unsafe_code, reason = "vector instructions that were detected at run time")]
+
+use super::key::{COMPARED, Key, Shape, Tail};
+use super::{COUNT_SHIFT, SHORT, ShortLine};
+use crate::memory::prefetch_at;
+
+/// The lines of a table as a kernel sees them.
+#[derive(Clone, Copy)]
+pub(super) struct Lines<'l> {
+    pub(super) all: &'l [ShortLine],
+}
+
+/// A place of a line is told in bytes, which saves a shift where it is used.
+pub(super) const LINE: usize = size_of::<ShortLine>();
+
+impl<'l> Lines<'l> {
+    /// The line at a place.
+    #[inline]
+    fn at(self, place: u32) -> &'l ShortLine {
+        &self.all[place as usize / LINE]
+    }
+
+    /// The place of the line for a hash.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a few instructions where it is used")]
+    #[expect(clippy::cast_possible_truncation, reason = "no table is larger than 4 GB")]
+    fn place(self, hash: u32) -> u32 {
+        // As a share of 2^32 of all lines, and 64 bytes to a line.
+        ((u64::from(hash) * self.all.len() as u64) >> (32 - LINE.trailing_zeros())) as u32
+            & !(LINE as u32 - 1)
+    }
+}
+
+/// The instructions a cache uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kernel(Kind);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+impl Kernel {
+    /// The fastest that this processor can run.
+    pub(super) fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("aes")
+            && is_x86_feature_detected!("bmi1")
+        {
+            return Self(Kind::Avx2);
+        }
+        Self::PORTABLE
+    }
+
+    /// The one that every processor runs.
+    pub(super) const PORTABLE: Self = Self(Kind::Portable);
+
+    /// Writes the keys of `text[start..end]` and of all that follow up to the other `ends`, and the
+    /// places of their lines, which are asked for.
+    #[inline]
+    pub(super) fn ask(
+        self,
+        text: &[u8],
+        tail: &Tail,
+        start: usize,
+        ends: &[usize],
+        lines: Lines<'_>,
+        asked: (&mut [Key], &mut [u32]),
+    ) {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: only `best` makes this kernel, and only where these features were detected.
+            Kind::Avx2 => unsafe { avx2::ask(text, tail, start, ends, lines, asked) },
+            Kind::Portable => portable::ask(text, tail, start, ends, lines, asked),
+        }
+    }
+
+    /// Writes the ids of what was asked for to `out`, up to the first that is not known; returns how
+    /// many were known and how many ids they have. Of `out`, more is written than counts.
+    ///
+    /// # Safety
+    ///
+    /// `out` has room for four ids for each of `keys`, and the places are those of `lines`.
+    #[inline]
+    pub(super) unsafe fn emit(
+        self,
+        (keys, places): (&[Key], &[u32]),
+        lines: Lines<'_>,
+        out: *mut u32,
+    ) -> (usize, usize) {
+        debug_assert!(places.iter().all(|&place| (place as usize) < lines.all.len() * LINE));
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as for `ask`; the rest is asked of the caller.
+            Kind::Avx2 => unsafe { avx2::emit(keys, places, lines, out) },
+            // SAFETY: asked of the caller.
+            Kind::Portable => unsafe { portable::emit(keys, places, lines, out) },
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::{
+        __m128i, _mm_aesenc_si128, _mm_and_si128, _mm_cvtsi128_si32, _mm_load_si128,
+        _mm_loadu_si128, _mm_or_si128, _mm_set_epi64x, _mm_store_si128, _mm_storeu_si128,
+        _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_castsi256_pd, _mm256_cmpeq_epi64,
+        _mm256_load_si256, _mm256_movemask_pd, _mm256_shuffle_epi32,
+    };
+
+    use super::{COMPARED, COUNT_SHIFT, Key, LINE, Lines, SHORT, Shape, Tail, prefetch_at};
+
+    /// Makes one key and asks for its line.
+    #[inline]
+    #[target_feature(enable = "avx2,aes,bmi1")]
+    #[expect(clippy::cast_sign_loss, reason = "bits, no number")]
+    fn ask_one(sixteen: &[u8; 16], len: usize, lines: Lines<'_>, key: &mut Key) -> u32 {
+        let shape = Shape::of(len);
+        // SAFETY: each of the four is sixteen bytes long, and the last three are aligned to them.
+        let bytes = unsafe {
+            let bytes = _mm_loadu_si128(sixteen.as_ptr().cast());
+            let belongs = _mm_load_si128(shape.bytes.as_ptr().cast());
+            let last = _mm_load_si128(shape.last.as_ptr().cast());
+            let bytes = _mm_or_si128(_mm_and_si128(bytes, belongs), last);
+            _mm_store_si128(key.0.as_mut_ptr().cast(), bytes);
+            bytes
+        };
+        // After two rounds each bit of the hash depends on every byte.
+        let salt = _mm_set_epi64x(0x6c62_272e_07bb_0142, 0x517c_c1b7_2722_0a95);
+        let mixed = _mm_aesenc_si128(_mm_aesenc_si128(bytes, salt), salt);
+        let place = lines.place(_mm_cvtsi128_si32(mixed) as u32);
+        prefetch_at(lines.all.as_ptr().cast::<u8>().wrapping_add(place as usize));
+        place
+    }
+
+    #[target_feature(enable = "avx2,aes,bmi1")]
+    pub(super) fn ask(
+        text: &[u8],
+        tail: &Tail,
+        mut start: usize,
+        ends: &[usize],
+        lines: Lines<'_>,
+        (keys, places): (&mut [Key], &mut [u32]),
+    ) {
+        let all = ends.iter().zip(keys).zip(places);
+        // Almost all have sixteen bytes to read, and need not ask whether they have.
+        let last = text.len().saturating_sub(16);
+        if ends.last().is_some_and(|&end| end <= last) {
+            for ((&end, key), place) in all {
+                debug_assert!(start <= last);
+                // SAFETY: ends rise, so `start`, which is less than the last of them, has sixteen
+                // bytes of `text` behind it.
+                let sixteen = unsafe { &*text.as_ptr().add(start).cast::<[u8; 16]>() };
+                *place = ask_one(sixteen, end - start, lines, key);
+                start = end;
+            }
+        } else {
+            for ((&end, key), place) in all {
+                *place = ask_one(tail.sixteen(text, start), end - start, lines, key);
+                start = end;
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`super::Kernel::emit`].
+    #[target_feature(enable = "avx2,aes,bmi1")]
+    #[expect(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "bits, no numbers")]
+    #[expect(clippy::cast_ptr_alignment, reason = "half a line is aligned to that")]
+    pub(super) unsafe fn emit(
+        keys: &[Key],
+        places: &[u32],
+        lines: Lines<'_>,
+        out: *mut u32,
+    ) -> (usize, usize) {
+        let last = (u64::from(COMPARED) << 56 | u64::MAX >> 8) as i64;
+        let compared = _mm256_broadcastsi128_si256(_mm_set_epi64x(last, -1));
+        let base = lines.all.as_ptr().cast::<u8>();
+        let (mut known, mut written) = (0, 0);
+        for (key, &place) in keys.iter().zip(places) {
+            // SAFETY: the place is that of a line, which is aligned; its keys come first, the ids of
+            // both after them, and what is read of these follows from a key that was found. There
+            // is room for four ids for each key, and at most four count.
+            unsafe {
+                let line = base.add(place as usize);
+                let asked = _mm256_broadcastsi128_si256(_mm_load_si128(key.0.as_ptr().cast()));
+                let both = _mm256_and_si256(_mm256_load_si256(line.cast()), compared);
+                let halves = _mm256_cmpeq_epi64(both, asked);
+                let whole = _mm256_and_si256(halves, _mm256_shuffle_epi32::<0x4e>(halves));
+                let found = _mm256_movemask_pd(_mm256_castsi256_pd(whole)) as u32;
+                if found == 0 {
+                    break;
+                }
+                // Which of the two it is cannot be foretold, so there may be no branch.
+                let entry = line.add(found.trailing_zeros() as usize * 8);
+                let ids = _mm_load_si128(entry.add(LINE / 2).cast::<__m128i>());
+                _mm_storeu_si128(out.add(written).cast(), ids);
+                // Nor on how many ids there are: the rest is overwritten by the next.
+                written += usize::from(*entry.add(SHORT) >> COUNT_SHIFT);
+            }
+            known += 1;
+        }
+        (known, written)
+    }
+}
+
+mod portable {
+    use super::{COMPARED, COUNT_SHIFT, Key, Lines, SHORT, Shape, Tail, prefetch_at};
+
+    fn words(bytes: [u8; 16]) -> [u64; 2] {
+        let (words, _) = bytes.as_chunks::<8>();
+        [u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1])]
+    }
+
+    #[inline]
+    fn ask_one(sixteen: &[u8; 16], len: usize, lines: Lines<'_>, key: &mut Key) -> u32 {
+        let shape = Shape::of(len);
+        let ([low, high], [low_mask, high_mask]) = (words(*sixteen), words(shape.bytes));
+        let (low, high) = (low & low_mask, high & high_mask | words(shape.last)[1]);
+        key.0[..8].copy_from_slice(&low.to_le_bytes());
+        key.0[8..].copy_from_slice(&high.to_le_bytes());
+        let mixed = (low ^ high.rotate_left(25)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let place = lines.place((mixed >> 32) as u32);
+        prefetch_at(lines.all.as_ptr().cast::<u8>().wrapping_add(place as usize));
+        place
+    }
+
+    pub(super) fn ask(
+        text: &[u8],
+        tail: &Tail,
+        mut start: usize,
+        ends: &[usize],
+        lines: Lines<'_>,
+        (keys, places): (&mut [Key], &mut [u32]),
+    ) {
+        for ((&end, key), place) in ends.iter().zip(keys).zip(places) {
+            *place = ask_one(tail.sixteen(text, start), end - start, lines, key);
+            start = end;
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`super::Kernel::emit`].
+    pub(super) unsafe fn emit(
+        keys: &[Key],
+        places: &[u32],
+        lines: Lines<'_>,
+        out: *mut u32,
+    ) -> (usize, usize) {
+        let (mut known, mut written) = (0, 0);
+        for (key, &place) in keys.iter().zip(places) {
+            let line = lines.at(place);
+            let [low, high] = words(key.0);
+            let differs = |number: usize| {
+                let [of_low, of_high] = words(line.keys[number].0);
+                let count = u64::from(!COMPARED) << 56;
+                (of_low ^ low) | (of_high ^ high) & !count
+            };
+            // Which of the two it is cannot be foretold, so neither may be a branch.
+            let number = usize::from(differs(0) != 0);
+            if differs(number) != 0 {
+                break;
+            }
+            // SAFETY: there is room for four ids for each key, and at most four count.
+            unsafe { out.add(written).cast::<[u32; 4]>().write_unaligned(line.ids[number]) };
+            written += usize::from(line.keys[number].0[SHORT] >> COUNT_SHIFT);
+            known += 1;
+        }
+        (known, written)
+    }
+}
