@@ -16,6 +16,10 @@
 //! when the cache is made and hostile text costs time, never memory. The memory comes zeroed from
 //! the system, in huge pages where it has some, and is first touched where it is first used: a
 //! large cache costs a short text next to nothing.
+//!
+//! Each thread has its own. A table of all threads beside them, in which one finds what another has
+//! merged (lines with versions, nobody waits), cost as much as it saved with two threads: 1.65
+//! against 1.61 CPU seconds for 400 MB of English.
 #![expect(unsafe_code, reason = "cache lines in plain memory; writing without a branch")]
 
 mod kernel;
