@@ -27,7 +27,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "fsdp": ("--nproc", "2", "--parallel", "fsdp"),
 }
 # Steps a run takes; the first report, of as many as lie between two, is left out.
-STEPS, TRIAL_STEPS, REPORT_EVERY = 120, 12, 4
+STEPS, TRIAL_STEPS, REPORT_EVERY = 48, 12, 4
 COMPARED_STEPS = 5
 TOKENS = 2_000_000
 
