@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from lmkit.shards.make_plan import ShardOptions, make_plan
 from lmkit.shards.manifest import read_manifest
 from lmkit.shards.plan import read_plan
 from lmkit.shards.receipt import read_receipt
+from lmkit.shards.work_folder import work_folder
 from shard_texts import (
     END,
     OTHER_END,
@@ -430,6 +432,21 @@ def test_a_full_disk_leaves_nothing_of_the_shard(tokenizer, tmp_path):
     assert f"error: {tmp_path}/out/shard_00000_of_00002.npy: " in done.stderr
     assert "0 of 2 shards are there and stay" in done.stderr
     assert [item.name for item in (tmp_path / "out").iterdir()] == ["plan.json"]
+
+
+def test_ctrl_c_while_a_work_folder_is_removed_leaves_nothing(tmp_path, monkeypatch):
+    remove, calls = shutil.rmtree, []
+
+    def interrupted_once(path: Path, **how: bool) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        remove(path, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted_once)
+    with pytest.raises(KeyboardInterrupt), work_folder(tmp_path):
+        assert list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_run_goes_on_with_what_is_missing(tokenizer, tmp_path):

@@ -32,7 +32,11 @@ def work_folder(folder: Path) -> Iterator["WorkFolder"]:
         work.make()  # in here, so that Ctrl-C just after leaves nothing
         yield work
     finally:
-        shutil.rmtree(work.path, ignore_errors=True)
+        try:
+            shutil.rmtree(work.path, ignore_errors=True)
+        except KeyboardInterrupt:  # pressed while it was being removed
+            shutil.rmtree(work.path, ignore_errors=True)
+            raise
 
 
 class WorkFolder:
