@@ -28,14 +28,17 @@ impl<'l> Lines<'l> {
         &self.all[place as usize / LINE]
     }
 
-    /// The place of the line for a hash.
+    /// The place of the line for a hash, which is asked for.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a few instructions where it is used")]
     #[expect(clippy::cast_possible_truncation, reason = "no table is larger than 4 GB")]
-    fn place(self, hash: u32) -> u32 {
+    fn ask(self, hash: u32) -> u32 {
         // As a share of 2^32 of all lines, and 64 bytes to a line.
-        ((u64::from(hash) * self.all.len() as u64) >> (32 - LINE.trailing_zeros())) as u32
-            & !(LINE as u32 - 1)
+        let place = ((u64::from(hash) * self.all.len() as u64) >> (32 - LINE.trailing_zeros()))
+            as u32
+            & !(LINE as u32 - 1);
+        prefetch_at(self.all.as_ptr().cast::<u8>().wrapping_add(place as usize));
+        place
     }
 }
 
@@ -119,7 +122,7 @@ mod avx2 {
         _mm256_load_si256, _mm256_movemask_pd, _mm256_shuffle_epi32,
     };
 
-    use super::{COMPARED, COUNT_SHIFT, Key, LINE, Lines, SHORT, Shape, Tail, prefetch_at};
+    use super::{COMPARED, COUNT_SHIFT, Key, LINE, Lines, SHORT, Shape, Tail};
 
     /// Makes one key and asks for its line.
     #[inline]
@@ -139,9 +142,7 @@ mod avx2 {
         // After two rounds each bit of the hash depends on every byte.
         let salt = _mm_set_epi64x(0x6c62_272e_07bb_0142, 0x517c_c1b7_2722_0a95);
         let mixed = _mm_aesenc_si128(_mm_aesenc_si128(bytes, salt), salt);
-        let place = lines.place(_mm_cvtsi128_si32(mixed) as u32);
-        prefetch_at(lines.all.as_ptr().cast::<u8>().wrapping_add(place as usize));
-        place
+        lines.ask(_mm_cvtsi128_si32(mixed) as u32)
     }
 
     #[target_feature(enable = "avx2,aes,bmi1")]
@@ -217,7 +218,7 @@ mod avx2 {
 }
 
 mod portable {
-    use super::{COMPARED, COUNT_SHIFT, Key, Lines, SHORT, Shape, Tail, prefetch_at};
+    use super::{COMPARED, COUNT_SHIFT, Key, Lines, SHORT, Shape, Tail};
 
     fn words(bytes: [u8; 16]) -> [u64; 2] {
         let (words, _) = bytes.as_chunks::<8>();
@@ -232,9 +233,7 @@ mod portable {
         key.0[..8].copy_from_slice(&low.to_le_bytes());
         key.0[8..].copy_from_slice(&high.to_le_bytes());
         let mixed = (low ^ high.rotate_left(25)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let place = lines.place((mixed >> 32) as u32);
-        prefetch_at(lines.all.as_ptr().cast::<u8>().wrapping_add(place as usize));
-        place
+        lines.ask((mixed >> 32) as u32)
     }
 
     pub(super) fn ask(
