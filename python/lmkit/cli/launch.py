@@ -32,16 +32,15 @@ def launch(words: Sequence[str], nproc: int, max_restarts: int, folder: str) -> 
 
     Checkpoints that were in ``folder`` before may be another run's: only new ones are gone on from.
     """
-    before = _checkpoints(folder)
+    before, goes_on = _checkpoints(folder), False
     for restart in range(max_restarts + 1):
-        goes_on = bool(_checkpoints(folder) - before)
         code = _Job(words, nproc, restart if goes_on else 0).wait()
         if code == 0 or code in STOPPED or code in REFUSED or restart == max_restarts:
             break
-        kept = bool(_checkpoints(folder) - before)
+        goes_on = bool(_checkpoints(folder) - before)
         click.echo(
             f"note: a process ended with {code}; beginning again"
-            f"{' from the last checkpoint' if kept else ''} "
+            f"{' from the last checkpoint' if goes_on else ''} "
             f"(restarts left: {max_restarts - restart - 1})",
             err=True,
         )
