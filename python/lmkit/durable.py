@@ -75,7 +75,7 @@ def durable_folder(path: Path) -> Iterator[Path]:
         raise
     finally:
         for folder in (partial, old):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
 
 
 def sweep_dead(path: Path) -> None:
@@ -95,7 +95,7 @@ def sweep_dead(path: Path) -> None:
         if match[2] and not path.exists():
             left.replace(path)
         else:
-            _remove(left)
+            remove(left)
 
 
 def beside(path: Path, words: str) -> Path:
@@ -130,14 +130,21 @@ def sweep_temporaries(folder: Path) -> list[Path]:
     """Remove what killed writers left in a folder that no one else writes to; tell what it was."""
     stale = sorted(folder.glob(f".*{TEMPORARY_SUFFIX}"))
     for path in stale:
-        _remove(path)
+        remove(path)
     return stale
 
 
-def _remove(path: Path) -> None:
-    """Remove a file or folder if the system lets us: it may be another user's."""
+def remove(path: Path) -> None:
+    """Remove a file or folder if the system lets us: it may be another user's.
+
+    Ctrl-C that comes while a folder is being removed leaves nothing of it either.
+    """
     if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+        try:
+            shutil.rmtree(path, ignore_errors=True)
+        except KeyboardInterrupt:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
     else:
         with suppress(OSError):
             path.unlink()

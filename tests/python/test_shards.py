@@ -16,6 +16,7 @@ import pytest
 
 import lmkit
 from lmkit.cli import call
+from lmkit.durable import remove
 from lmkit.errors import (
     MalformedError,
     MismatchError,
@@ -434,18 +435,33 @@ def test_a_full_disk_leaves_nothing_of_the_shard(tokenizer, tmp_path):
     assert [item.name for item in (tmp_path / "out").iterdir()] == ["plan.json"]
 
 
-def test_ctrl_c_while_a_work_folder_is_removed_leaves_nothing(tmp_path, monkeypatch):
-    remove, calls = shutil.rmtree, []
+@pytest.fixture
+def interrupted_removal(monkeypatch):
+    """Ctrl-C comes while the first folder is being removed."""
+    remove_tree, calls = shutil.rmtree, []
 
     def interrupted_once(path: Path, **how: bool) -> None:
         calls.append(path)
         if len(calls) == 1:
             raise KeyboardInterrupt
-        remove(path, **how)
+        remove_tree(path, **how)
 
     monkeypatch.setattr(shutil, "rmtree", interrupted_once)
+
+
+@pytest.mark.usefixtures("interrupted_removal")
+def test_ctrl_c_while_a_work_folder_is_removed_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt), work_folder(tmp_path):
         assert list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("interrupted_removal")
+def test_ctrl_c_while_any_folder_is_removed_leaves_nothing(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("text")
+    with pytest.raises(KeyboardInterrupt):
+        remove(tmp_path / "folder")
     assert not list(tmp_path.iterdir())
 
 

@@ -9,14 +9,13 @@ one; what others left, when the manifest is written.
 import hashlib
 import os
 import secrets
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from lmkit.durable import OUTPUT_SUFFIX, refused, sync_folder, sync_open
+from lmkit.durable import OUTPUT_SUFFIX, refused, remove, sync_folder, sync_open
 from lmkit.process import is_alive
 
 
@@ -32,11 +31,7 @@ def work_folder(folder: Path) -> Iterator["WorkFolder"]:
         work.make()  # in here, so that Ctrl-C just after leaves nothing
         yield work
     finally:
-        try:
-            shutil.rmtree(work.path, ignore_errors=True)
-        except KeyboardInterrupt:  # pressed while it was being removed
-            shutil.rmtree(work.path, ignore_errors=True)
-            raise
+        remove(work.path)
 
 
 class WorkFolder:
@@ -88,7 +83,7 @@ def sweep(folder: Path, *, all_hosts: bool = False) -> None:
         process = rest.partition(".")[0]
         is_ours = host == _host() and process.isdigit()
         if (all_hosts and not is_ours) or (is_ours and not is_alive(int(process))):
-            shutil.rmtree(path, ignore_errors=True)
+            remove(path)
 
 
 @cache
