@@ -238,7 +238,7 @@ def test_a_worker_with_another_lmkit_is_named(cluster, client, text, tokenizer, 
     finally:
         client.run(pretend, lmkit.__version__, workers=[victim])
     assert f"worker {victim} has lmkit 9.1, and this is {lmkit.__version__}" in str(error)
-    assert [item.name for item in out.iterdir()] == ["plan.json"]
+    assert not out.exists()
 
 
 def test_a_worker_without_the_tokenizer_is_named(client, text, tokenizer, tmp_path):
@@ -269,6 +269,22 @@ def test_a_scheduler_that_is_not_there_is_said(text, tokenizer, tmp_path, monkey
     error = refusal(SystemRefusedError, *run, "--cluster", "tcp://127.0.0.1:9")
     assert "--cluster tcp://127.0.0.1:9: no Dask scheduler answers there" in str(error)
     assert "dask scheduler" in error.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_to_be_replaced_stays_where_the_cluster_cannot_be_reached(
+    text, tokenizer, whole, tmp_path, monkeypatch
+):
+    """And where nothing is left to do, no cluster is needed."""
+    monkeypatch.setattr("lmkit.cluster.connect._SECONDS_TO_CONNECT", 0.5)
+    out = tmp_path / "out"
+    run = words(text, tokenizer, out)
+    lmkit_tokenize(*run)
+    nowhere = ["--cluster", "tcp://127.0.0.1:9"]
+    refusal(SystemRefusedError, *run, *nowhere, "--force")
+    assert contents(out) == whole
+    lmkit_tokenize(*run, *nowhere)
+    assert contents(out) == whole
 
 
 def test_without_dask_the_extra_is_named(text, tokenizer, tmp_path, monkeypatch):
@@ -277,6 +293,7 @@ def test_without_dask_the_extra_is_named(text, tokenizer, tmp_path, monkeypatch)
     error = refusal(UsageError, *run, "--cluster", "local:2")
     assert str(error) == "--cluster needs dask.distributed"
     assert error.hint == "pip install 'lmkit[cluster]'"
+    assert not (tmp_path / "out").exists()
 
 
 def start(run: list[object], *cluster: object) -> "subprocess.Popen[str]":

@@ -4,7 +4,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ def tokenize_shards(
 ) -> None:
     """Make the data set, or one shard of it."""
     from lmkit.shards.cluster_address import local_workers
-    from lmkit.shards.data_set import begin, check_begun
+    from lmkit.shards.data_set import begin, check_begun, find_shards
     from lmkit.shards.make_plan import make_plan
     from lmkit.shards.names import parse_shard
 
@@ -67,11 +68,17 @@ def tokenize_shards(
     if dry_run:
         _say_plan(planned, output, as_json=as_json)
         return
-    begin(planned, force=is_anew)
-    if number is None:
-        _make_all(planned, output, tokenizer, options, as_json=as_json, quiet=quiet)
-    else:
+    if number is not None:
+        begin(planned)
         _make_one(planned, number, tokenizer, options, as_json=as_json, quiet=quiet)
+        return
+    start = time.monotonic()
+    found = {} if is_anew else find_shards(planned.plan, planned.folder)
+    # What cannot be reached leaves the folder as it was, also what --force is to replace.
+    with _client(options["cluster"] if len(found) < len(planned.plan) else None) as client:
+        begin(planned, force=is_anew)
+        made = _make_missing(planned, found, tokenizer, options, client, quiet=quiet)
+    _finish(planned, output, found, made, options, start, as_json=as_json, quiet=quiet)
 
 
 def _shard_options(options: dict[str, Any], count: int | None) -> "ShardOptions":
@@ -97,33 +104,49 @@ def _shard_options(options: dict[str, Any], count: int | None) -> "ShardOptions"
     )
 
 
-def _make_all(
+@contextmanager
+def _client(cluster: str | None) -> Iterator[Any]:
+    """A client of the cluster at this address within the block; None where none is asked for."""
+    if cluster is None:
+        yield None
+        return
+    try:
+        import distributed  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "--cluster needs dask.distributed", hint="pip install 'lmkit[cluster]'"
+        ) from error
+    from lmkit.cluster.connect import connect
+
+    with connect(cluster) as client:
+        yield client
+
+
+def _make_missing(
     planned: "Planned",
-    output: str,
+    found: "Mapping[int, Receipt]",
     tokenizer: Tokenizer,
     options: dict[str, Any],
+    client: Any,  # noqa: ANN401 - of the cluster room
     *,
-    as_json: bool,
     quiet: bool,
-) -> None:
-    from lmkit.shards.data_set import finalize, find_shards, worker_shares
+) -> "list[Receipt]":
+    """Make the shards that were not found; their receipts."""
     from lmkit.shards.encode_shard import ShardTask
     from lmkit.shards.tally import Tally
 
-    plan, folder = planned.plan, planned.folder
-    found = find_shards(plan, folder)
+    plan = planned.plan
     tasks = [
-        ShardTask.of(plan, number, folder, planned.val_folder)
+        ShardTask.of(plan, number, planned.folder, planned.val_folder)
         for number in range(len(plan))
         if number not in found
     ]
-    start = time.monotonic()
     tally = Tally(tasks, len(found))
     made: list[Receipt] = []
     try:
         with progress_bar("Tokenizing", "B", quiet=quiet, more=tally.shards) as progress:
             tally.report_to(progress)
-            made.extend(_receipts(tasks, tokenizer, tally, options))
+            made.extend(_receipts(tasks, tokenizer, tally, options, client))
     except BaseException:
         if not quiet:
             print(
@@ -131,18 +154,7 @@ def _make_all(
                 file=sys.stderr,
             )
         raise
-    with progress_bar("Verifying", "tokens", quiet=quiet) as progress:
-        manifests = finalize(folder, verify=options["verify"], progress=progress)
-    seconds = time.monotonic() - start
-    summary = {
-        **_summary(manifests, output, planned.val_folder),
-        "found": len(found),
-        "seconds": round(seconds, 3),
-        "skipped": planned.skipped + [path for one in made for path in one.skipped],
-        "null_rows": sum(one.null_rows for one in made),
-        "workers": worker_shares(made),
-    }
-    _say_summary(summary, made, as_json=as_json, quiet=quiet)
+    return made
 
 
 def _receipts(
@@ -150,27 +162,44 @@ def _receipts(
     tokenizer: Tokenizer,
     tally: "Tally",
     options: dict[str, Any],
+    client: Any,  # noqa: ANN401 - of the cluster room
 ) -> "Iterable[Receipt]":
     """The receipts of ``tasks``, as whoever was asked to do them is done."""
     how = {"num_threads": options["num_threads"], "method": options["method"]}
-    if options["cluster"] is not None:
-        run = _cluster_runner()
-        return run(tasks, tokenizer, tally, options["cluster"], **how) if tasks else []
+    if client is not None:
+        from lmkit.cluster.run_on_cluster import run_on_cluster
+
+        return run_on_cluster(tasks, tokenizer, tally, client, options["cluster"], **how)
     from lmkit.shards.run_here import run_here
 
     return run_here(tasks, tokenizer, tally, **how)
 
 
-def _cluster_runner() -> Any:  # noqa: ANN401 - a function of the cluster room
-    try:
-        import distributed  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "--cluster needs dask.distributed", hint="pip install 'lmkit[cluster]'"
-        ) from error
-    from lmkit.cluster.run_on_cluster import run_on_cluster
+def _finish(
+    planned: "Planned",
+    output: str,
+    found: "Mapping[int, Receipt]",
+    made: "Sequence[Receipt]",
+    options: dict[str, Any],
+    start: float,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Write the manifest of shards that are all there, and say what they hold."""
+    from lmkit.shards.data_set import finalize, worker_shares
 
-    return run_on_cluster
+    with progress_bar("Verifying", "tokens", quiet=quiet) as progress:
+        manifests = finalize(planned.folder, verify=options["verify"], progress=progress)
+    summary = {
+        **_summary(manifests, output, planned.val_folder),
+        "found": len(found),
+        "seconds": round(time.monotonic() - start, 3),
+        "skipped": planned.skipped + [path for one in made for path in one.skipped],
+        "null_rows": sum(one.null_rows for one in made),
+        "workers": worker_shares(made),
+    }
+    _say_summary(summary, made, as_json=as_json, quiet=quiet)
 
 
 def _make_one(

@@ -14,7 +14,6 @@ from typing import Any
 
 from distributed import Client, Future, KilledWorker, as_completed
 
-from lmkit.cluster.connect import connect
 from lmkit.cluster.worker import BringTokenizer, make_shard
 from lmkit.errors import LmkitError, SystemRefusedError
 from lmkit.shards.cluster_address import local_workers
@@ -34,33 +33,34 @@ def run_on_cluster(
     tasks: Sequence[ShardTask],
     tokenizer: Tokenizer,
     tally: Tally,
+    client: Client,
     address: str,
     *,
     num_threads: int | None = None,
     method: str = "streaming",
 ) -> Iterator[Receipt]:
-    """Do ``tasks`` on the cluster at ``address``; yields receipts as shards are finished.
+    """Do ``tasks`` on the cluster of ``client``; yields receipts as shards are finished.
 
     Args:
         tasks: what to do.
         tokenizer: what to encode with.
         tally: told how far each task is.
-        address: ``local:4`` or ``tcp://HOST:PORT``.
+        client: of a cluster whose workers were seen to fit, as `connect` gives it.
+        address: what it was connected to: ``local:4`` or ``tcp://HOST:PORT``.
         num_threads: encoder threads of each task; None: as many as fit the machine.
         method: as for `encode_shard`.
 
     Raises:
-        SystemRefusedError: there is no scheduler or no worker, or the scheduler is lost.
+        SystemRefusedError: the scheduler is lost.
         LmkitError: a task failed; names the worker.
     """
     workers = local_workers(address)
     if num_threads is None and workers is not None:
         num_threads = max(1, (os.cpu_count() or 1) // workers)
-    with connect(address) as client:
-        topic = f"lmkit-{tasks[0].plan}-{time.time_ns()}"
-        client.register_plugin(BringTokenizer(tokenizer))
-        client.subscribe_topic(topic, _listener(tally))
-        yield from _run(client, tasks, tally, (topic, num_threads, method))
+    topic = f"lmkit-{tasks[0].plan}-{time.time_ns()}"
+    client.register_plugin(BringTokenizer(tokenizer))
+    client.subscribe_topic(topic, _listener(tally))
+    yield from _run(client, tasks, tally, (topic, num_threads, method))
 
 
 def _listener(tally: Tally) -> Any:  # noqa: ANN401 - a callback of Dask's
