@@ -8,6 +8,8 @@ import warnings
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO, cast
 
+from lmkit.complaint import INTERRUPTED, Complaint, one_line
+
 if TYPE_CHECKING:
     from io import TextIOWrapper
 
@@ -40,7 +42,7 @@ def _warned(
 ) -> None:
     """A warning that concerns the user's files is a note; one about code keeps Python's form."""
     if issubclass(category, UserWarning) and os.environ.get("LMKIT_DEBUG") != "1":
-        told = f"note: {_one_line(str(message))}\n"
+        told = f"note: {one_line(str(message))}\n"
     else:
         told = warnings.formatwarning(message, category, filename, lineno, line)
     (file or sys.stderr).write(told)
@@ -63,8 +65,8 @@ def _outcome() -> int:
     except click.ClickException as error:
         return _fail(*_said(error), error.exit_code, error)
     except (KeyboardInterrupt, click.Abort):
-        print("interrupted", file=sys.stderr)  # noqa: T201 - the last word of the command line
-        return 128 + signal.SIGINT
+        Complaint("interrupted", None, INTERRUPTED, "KeyboardInterrupt").say()
+        return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last door: no traceback leaves it
         return _unexpected(error)
 
@@ -137,15 +139,8 @@ def _fail(message: str, hint: str | None, code: int, error: BaseException) -> in
         import traceback
 
         traceback.print_exception(error)
-    print(f"error: {_one_line(message)}", file=sys.stderr)  # noqa: T201 - where errors belong
-    if hint:
-        print(f"hint: {_one_line(hint)}", file=sys.stderr)  # noqa: T201 - where errors belong
+    Complaint(message, hint, code, type(error).__name__).say()
     return code
-
-
-def _one_line(text: str) -> str:
-    """The text without line breaks and without escape sequences that a file's name may hold."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.strip())
 
 
 if __name__ == "__main__":

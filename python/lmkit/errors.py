@@ -52,6 +52,10 @@ class TrainingError(LmkitError):
     """Training failed while working, for example because the loss is no longer a number."""
 
 
+class LostProcessError(TrainingError):
+    """Another process of the run is gone; what became of it, that one may have said."""
+
+
 def already_exists(path: object) -> UsageError:
     """The refusal to replace what is at ``path``."""
     return UsageError(

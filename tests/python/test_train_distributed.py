@@ -1,5 +1,6 @@
 """Several processes, one run: the same batches, the same losses to rounding, one voice, one end."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from lmkit.cli import launch
 from lmkit.cli.launch import as_words
+from lmkit.complaint import TO_LAUNCHER, Complaint
 from lmkit.config import TrainConfig
 from lmkit.errors import TrainingError, UsageError
 from lmkit.lm.batches import TokenBatches
@@ -102,6 +104,47 @@ def test_what_was_refused_is_not_begun_again_as_another_run(inputs: dict[str, st
     assert "beginning again" not in done.stderr
     assert "this is a mistake in lmkit" not in done.stderr
     assert [step for step, _ in checkpoints_in(run)] == [5]
+
+
+def test_what_all_processes_refuse_is_said_once(inputs: dict[str, str], tmp_path: Path):
+    run = tmp_path / "run"
+    train(inputs, run, max_iters=5)
+    given = flags({"checkpoint_dir": run, "load_checkpoint": "latest", "d_model": 32})
+    done = run_command(*given, "--nproc", "2")
+    assert done.returncode == 5
+    assert done.stderr.splitlines() == [
+        f"error: {run}/checkpoint_5.pt is of another model: --d_model 32 (the checkpoint has 16)",
+        "hint: leave these out: what is not given comes from the checkpoint",
+    ]
+
+
+def complained(*complaints: Complaint) -> None:
+    """Have processes that end with one complaint each heard."""
+    heard = launch._Complaints()
+    for complaint in complaints:
+        os.environ[TO_LAUNCHER] = str(heard.writing)
+        complaint.say()
+    heard.close()
+
+
+def test_different_complaints_are_all_said(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    """But not that a process is lost, where it has told why."""
+    monkeypatch.setenv(TO_LAUNCHER, "")  # and back to nothing after the test
+    bad = Complaint("a.npy: torn", "make it anew", 3, "MalformedError")
+    full = Complaint("disk full", None, 4, "SystemRefusedError")
+    lost = [
+        Complaint(f"process {rank} of 4 lost another one", "begin again", 1, "LostProcessError")
+        for rank in range(2)
+    ]
+    complained(lost[0], bad, full, lost[1], bad)
+    assert capfd.readouterr().err == "error: a.npy: torn\nhint: make it anew\nerror: disk full\n"
+    complained(*lost)
+    assert capfd.readouterr().err == ("error: process 0 of 4 lost another one\nhint: begin again\n")
+    # What does not fit into a pipe in one piece is printed by the process itself.
+    complained(Complaint("x" * 5000, None, 1, "LmkitError"))
+    assert capfd.readouterr().err == f"error: {'x' * 5000}\n"
 
 
 def ended(*codes: int) -> int | None:

@@ -2,9 +2,10 @@
 
 What torchrun does, for one machine: each process gets its place through the environment. Where one
 dies the others are ended, and the run begins again from its last checkpoint, as often as allowed.
-Loads no torch.
+What several say went wrong is said once. Loads no torch.
 """
 
+import json
 import os
 import signal
 import socket
@@ -18,8 +19,11 @@ from types import FrameType
 
 import click
 
+from lmkit.complaint import TO_LAUNCHER, Complaint
+from lmkit.errors import LostProcessError
 from lmkit.process import LISTENING
 
+LOOK = 0.05  # seconds between two looks at the processes
 GRACE = 5  # seconds for the others to end by themselves, once one has failed: one may say why
 PATIENCE = 60  # seconds they get to end after they were asked to
 RESTART_COUNT = "TORCHELASTIC_RESTART_COUNT"  # torchrun's name for it
@@ -94,10 +98,15 @@ class _Job:
                 RESTART_COUNT: str(restart),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(listening.getsockname()[1]),
+                TO_LAUNCHER: str(self._complaints.writing),
             }
             for rank in range(nproc):
-                sockets = [] if rank else [listening.fileno()]
-                self._processes.append(_start(words, rank, common, sockets))
+                own = {"RANK": str(rank), "LOCAL_RANK": str(rank), LISTENING: ""}
+                inherited = [self._complaints.writing]
+                if rank == 0:
+                    own[LISTENING] = str(listening.fileno())
+                    inherited.append(listening.fileno())
+                self._processes.append(_start(words, common | own, inherited))
 
     def wait(self) -> int:
         """Begin, and wait for all; the first process's code, or that of one that failed."""
@@ -105,6 +114,7 @@ class _Job:
             number: signal.signal(number, self._pass_on)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         }
+        self._complaints = _Complaints()
         try:
             self._begin()  # in here, so that no signal leaves them alone
             return self._wait()
@@ -114,14 +124,21 @@ class _Job:
             for process in self._processes:
                 process.kill()
                 process.wait()
+            self._complaints.close()
 
     def _wait(self) -> int:
-        while any(process.poll() is None for process in self._processes):
+        while self._some_run():
             if self._failure() is not None:
                 self._end_the_others()
                 break
-            time.sleep(0.05)
+            time.sleep(LOOK)
         return self._failure() or int(self._processes[0].returncode)
+
+    def _some_run(self) -> bool:
+        """Whether a process still runs; says what they have complained of."""
+        running = any(process.poll() is None for process in self._processes)
+        self._complaints.say_new()
+        return running
 
     def _failure(self) -> int | None:
         """The exit code of the process that is the reason why not all ended as asked."""
@@ -142,9 +159,8 @@ class _Job:
 
     def _wait_for_all(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        for process in self._processes:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
+        while self._some_run() and time.monotonic() < deadline:
+            time.sleep(LOOK)
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         # A terminal's Ctrl-C has reached the processes already; twice would end them at once.
@@ -157,16 +173,46 @@ class _Job:
                 process.send_signal(number)
 
 
+class _Complaints:
+    """A pipe that processes write to what went wrong; each thing is said once, when it comes.
+
+    That another process is lost says nothing where that one has told why: it waits for the end.
+    """
+
+    def __init__(self) -> None:
+        reading, self.writing = os.pipe()
+        os.set_blocking(reading, False)
+        self._pipe = os.fdopen(reading, "rb", buffering=0)
+        self._said: set[Complaint] = set()
+        self._losses: list[Complaint] = []
+
+    def say_new(self) -> None:
+        # Whole lines come: none is longer than what a pipe takes in one piece.
+        for line in (self._pipe.readall() or b"").splitlines():
+            complaint = Complaint(*json.loads(line))
+            if complaint.kind == LostProcessError.__name__:
+                self._losses.append(complaint)
+            elif complaint not in self._said:
+                self._said.add(complaint)
+                click.echo(complaint.lines(), err=True, nl=False)
+
+    def close(self) -> None:
+        self.say_new()
+        if self._losses and not self._said:
+            click.echo(self._losses[0].lines(), err=True, nl=False)
+        self._pipe.close()
+        os.close(self.writing)
+
+
 def _start(
-    words: Sequence[str], rank: int, common: Mapping[str, str], sockets: Sequence[int]
+    words: Sequence[str], environment: Mapping[str, str], inherited: Sequence[int]
 ) -> "subprocess.Popen[bytes]":
-    """One of the processes; the first is given the socket that it is to listen on."""
-    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), LISTENING: "".join(map(str, sockets))}
+    """One of the processes, with the sockets and pipes that it inherits."""
     return subprocess.Popen(  # noqa: S603 - lmkit itself
         [sys.executable, "-m", "lmkit", "train", *words],
-        env={**common, **own},
+        env=environment,
         stdin=subprocess.DEVNULL,
-        pass_fds=sockets,
+        pass_fds=inherited,
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lmkit.config import TrainConfig
-from lmkit.errors import TrainingError, UsageError
+from lmkit.errors import LostProcessError, UsageError
 from lmkit.process import LISTENING
 
 Plain = TypeVar("Plain")
@@ -138,7 +138,7 @@ class Ranks:
             said, words = str(error), ("gloo", "nccl", "connection")
             if self.count == 1 or not any(word in said.lower() for word in words):
                 raise
-            raise TrainingError(
+            raise LostProcessError(
                 f"process {self.rank} of {self.count} lost another one: "
                 f"{said.strip().splitlines()[0].split('. ')[0]}",
                 hint="--max_restarts N goes on from the last checkpoint by itself"
