@@ -107,24 +107,29 @@ def test_what_was_refused_is_not_begun_again_as_another_run(inputs: dict[str, st
 
 
 def test_what_all_processes_refuse_is_said_once(inputs: dict[str, str], tmp_path: Path):
-    run = tmp_path / "run"
+    """And names where the value came from, which they were given as a flag."""
+    run, config = tmp_path / "run", tmp_path / "run.toml"
     train(inputs, run, max_iters=5)
-    given = flags({"checkpoint_dir": run, "load_checkpoint": "latest", "d_model": 32})
-    done = run_command(*given, "--nproc", "2")
+    config.write_text("[model]\nd_model = 32\n")
+    given = flags({"checkpoint_dir": run, "load_checkpoint": "latest", "config": config})
+    done = run_command(*given, "--n_heads", "1", "--nproc", "2")
     assert done.returncode == 5
     assert done.stderr.splitlines() == [
-        f"error: {run}/checkpoint_5.pt is of another model: --d_model 32 (the checkpoint has 16)",
+        f"error: config file {config}: {run}/checkpoint_5.pt is of another model: "
+        "d_model 32 (the checkpoint has 16); --n_heads 1 (the checkpoint has 2)",
         "hint: leave these out: what is not given comes from the checkpoint",
     ]
 
 
-def complained(*complaints: Complaint) -> None:
-    """Have processes that end with one complaint each heard."""
-    heard = launch._Complaints()
+def heard(*complaints: Complaint) -> list[Complaint]:
+    """What is said of the complaints of processes that end with one each."""
+    said: list[Complaint] = []
+    pipe = launch._Complaints(said.append)
     for complaint in complaints:
-        os.environ[TO_LAUNCHER] = str(heard.writing)
+        os.environ[TO_LAUNCHER] = str(pipe.writing)
         complaint.say()
-    heard.close()
+    pipe.close()
+    return said
 
 
 def test_different_complaints_are_all_said(
@@ -138,18 +143,16 @@ def test_different_complaints_are_all_said(
         Complaint(f"process {rank} of 4 lost another one", "begin again", 1, "LostProcessError")
         for rank in range(2)
     ]
-    complained(lost[0], bad, full, lost[1], bad)
-    assert capfd.readouterr().err == "error: a.npy: torn\nhint: make it anew\nerror: disk full\n"
-    complained(*lost)
-    assert capfd.readouterr().err == ("error: process 0 of 4 lost another one\nhint: begin again\n")
+    assert heard(lost[0], bad, full, lost[1], bad) == [bad, full]
+    assert heard(*lost) == [lost[0]]
     # What does not fit into a pipe in one piece is printed by the process itself.
-    complained(Complaint("x" * 5000, None, 1, "LmkitError"))
+    assert heard(Complaint("x" * 5000, None, 1, "LmkitError")) == []
     assert capfd.readouterr().err == f"error: {'x' * 5000}\n"
 
 
 def ended(*codes: int) -> int | None:
     """What a job ends with whose processes end so, at the same time."""
-    job = launch._Job([], len(codes), 0)
+    job = launch._Job([], len(codes), 0, Complaint.say)
     for code in codes:
         kill = f"os.kill(os.getpid(), {-code})" if code < 0 else f"sys.exit({code})"
         job._processes.append(subprocess.Popen([sys.executable, "-c", f"import os, sys; {kill}"]))
@@ -170,7 +173,7 @@ def test_what_a_process_says_when_another_fails_is_waited_for(monkeypatch: pytes
     """Also where the one that refused is slower to leave than those that lost it."""
     code = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); "
     words = ["sys.exit(1)", "import time; time.sleep(1); sys.exit(2)"]
-    job = launch._Job([], 2, 0)
+    job = launch._Job([], 2, 0, Complaint.say)
     monkeypatch.setattr(launch, "GRACE", 120)
 
     def begin() -> None:
@@ -189,7 +192,7 @@ def test_a_run_begun_again_goes_on_from_its_own_checkpoints_alone(
     begun: list[int] = []
 
     class Job:
-        def __init__(self, _words: list[str], _nproc: int, restart: int) -> None:
+        def __init__(self, _words: list[str], _nproc: int, restart: int, _say: object) -> None:
             begun.append(restart)
 
         def wait(self) -> int:
@@ -198,7 +201,7 @@ def test_a_run_begun_again_goes_on_from_its_own_checkpoints_alone(
             return 137
 
     monkeypatch.setattr(launch, "_Job", Job)
-    assert launch.launch([], 2, 2, str(tmp_path)) == 137
+    assert launch.launch([], 2, 2, str(tmp_path), Complaint.say) == 137
     assert begun == [0, 0, 2]
     first, second = capsys.readouterr().err.splitlines()
     assert first.endswith("; beginning again (restarts left: 1)")

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -31,14 +31,21 @@ STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 REFUSED = range(2, 6)  # misuse, or files or a system that would be the same the next time
 
 
-def launch(words: Sequence[str], nproc: int, max_restarts: int, folder: str) -> int:
+def launch(
+    words: Sequence[str],
+    nproc: int,
+    max_restarts: int,
+    folder: str,
+    say: Callable[[Complaint], None],
+) -> int:
     """Run ``lmkit train`` with these words in ``nproc`` processes; the exit code of them all.
 
     Checkpoints that were in ``folder`` before may be another run's: only new ones are gone on from.
+    What goes wrong is told to ``say``.
     """
     before, goes_on = _checkpoints(folder), False
     for restart in range(max_restarts + 1):
-        code = _Job(words, nproc, restart if goes_on else 0).wait()
+        code = _Job(words, nproc, restart if goes_on else 0, say).wait()
         if code == 0 or code in STOPPED or code in REFUSED or restart == max_restarts:
             break
         goes_on = bool(_checkpoints(folder) - before)
@@ -82,8 +89,11 @@ def as_words(values: Mapping[str, object]) -> list[str]:
 class _Job:
     """N processes; a signal that ends this one goes to them."""
 
-    def __init__(self, words: Sequence[str], nproc: int, restart: int) -> None:
+    def __init__(
+        self, words: Sequence[str], nproc: int, restart: int, say: Callable[[Complaint], None]
+    ) -> None:
         self._asked = words, nproc, restart
+        self._say = say
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def _begin(self) -> None:
@@ -114,7 +124,7 @@ class _Job:
             number: signal.signal(number, self._pass_on)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         }
-        self._complaints = _Complaints()
+        self._complaints = _Complaints(self._say)
         try:
             self._begin()  # in here, so that no signal leaves them alone
             return self._wait()
@@ -179,7 +189,8 @@ class _Complaints:
     That another process is lost says nothing where that one has told why: it waits for the end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[Complaint], None]) -> None:
+        self._say = say
         reading, self.writing = os.pipe()
         os.set_blocking(reading, False)
         self._pipe = os.fdopen(reading, "rb", buffering=0)
@@ -194,12 +205,12 @@ class _Complaints:
                 self._losses.append(complaint)
             elif complaint not in self._said:
                 self._said.add(complaint)
-                click.echo(complaint.lines(), err=True, nl=False)
+                self._say(complaint)
 
     def close(self) -> None:
         self.say_new()
         if self._losses and not self._said:
-            click.echo(self._losses[0].lines(), err=True, nl=False)
+            self._say(self._losses[0])
         self._pipe.close()
         os.close(self.writing)
 

@@ -41,10 +41,7 @@ def print_config(
 
 
 def refuse_misfits(typed: Mapping[str, object], preset: str | None) -> None:
-    """Refuse settings of a new run that do not fit each other, before there are processes.
-
-    These would be given the settings as flags, and not know where they came from.
-    """
+    """Refuse settings of a new run that do not fit each other, before there are processes."""
     if typed.get("load_checkpoint") is None:
         _, rest = _parted(typed)
         train_config(rest | given({"preset": preset}))

@@ -1,6 +1,7 @@
 """`lmkit train`: token files and a tokenizer to a folder of checkpoints."""
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +19,7 @@ from lmkit.cli.shared_options import (
     quiet_option,
     whole_number,
 )
+from lmkit.cli.value_sources import say_with_sources
 from lmkit.config import TrainConfig
 from lmkit.presets import PRESETS
 from lmkit.run_place import run_folder
@@ -99,7 +101,7 @@ def command(
     if (nproc > 1 or max_restarts) and not dry_run and "WORLD_SIZE" not in os.environ:
         refuse_misfits(settings, preset)
         words = as_words({**settings, **_options(preset, force=force, json=as_json, quiet=quiet)})
-        context.exit(launch(words, nproc, max_restarts, folder))
+        context.exit(launch(words, nproc, max_restarts, folder, partial(say_with_sources, context)))
     settings |= given({"load_checkpoint": checkpoint_after_restart(folder)})
 
     from lmkit.lm.preparation import dry_run as rehearse

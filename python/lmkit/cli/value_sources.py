@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import click
 from click.core import ParameterSource
 
+from lmkit.complaint import Complaint
 from lmkit.config import GROUPS
 from lmkit.config_file import flatten, read_toml
 from lmkit.errors import MismatchError, UsageError
@@ -90,6 +91,13 @@ def true_sources(ctx: click.Context) -> Iterator[None]:
             elif source is ParameterSource.DEFAULT_MAP:
                 error.param_hint = f"{flag_name(error.param)} in config file {ctx.meta[_FILE]}"
         raise
+
+
+def say_with_sources(ctx: click.Context, complaint: Complaint) -> None:
+    """Say what another process complains of, which was given the values of ``ctx`` as flags."""
+    if complaint.exit_code in {UsageError.exit_code, MismatchError.exit_code}:
+        complaint = complaint._replace(message=_with_sources(complaint.message, ctx))
+    complaint.say()
 
 
 def _with_sources(message: str, ctx: click.Context) -> str:
