@@ -1,12 +1,13 @@
 """`python -m lmkit` and the console script: the command line, from arguments to exit code."""
 
+import atexit
 import os
 import re
 import signal
 import sys
 import warnings
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
 from lmkit.complaint import INTERRUPTED, Complaint, one_line
 
@@ -25,7 +26,19 @@ def run() -> None:
     code = _flushed(_outcome())
     # All is said and written: who asks to leave now is not to change the code, nor see a traceback.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        _leave_at_once(code)
     sys.exit(code)
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """End a process that trained with others, without taking the interpreter down.
+
+    Gloo's threads may still hold tensors of Python's; giving them back to an interpreter that is
+    being taken down aborts the process (pytorch/pytorch#179291), though all was done.
+    """
+    atexit._run_exitfuncs()  # what os._exit leaves out
+    os._exit(code)
 
 
 def _terminated(number: int, _frame: FrameType | None) -> None:

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -167,21 +169,90 @@ def test_a_job_ends_with_the_code_of_the_process_that_is_the_reason():
     assert ended(1, 2) == 2
     assert ended(143, -15, 1) == 1
     assert ended(143, -15) is None
+    # What kills one when the first has ended as asked has cost nothing; gloo may abort it.
+    assert ended(143, -6) is None
+    assert ended(0, -6) is None
+    assert ended(-6, 143) == 134
+    assert ended(143, 4, -6) == 4
+
+
+def job_of(monkeypatch: pytest.MonkeyPatch, *scripts: str) -> "launch._Job":
+    """A job whose processes run these."""
+    job = launch._Job([], len(scripts), 0, Complaint.say)
+
+    def begin() -> None:
+        for script in scripts:
+            job._processes.append(subprocess.Popen([sys.executable, "-c", script]))
+
+    monkeypatch.setattr(job, "_begin", begin)
+    return job
+
+
+def test_a_job_that_is_stopped_before_its_processes_can_hear_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """SIGTERM then kills them as it does any program."""
+    job = job_of(monkeypatch, *["import time; time.sleep(60)"] * 2)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    assert job.wait() == 143
+
+
+def test_the_first_saves_in_peace_when_another_is_killed_while_a_job_stops(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """A second SIGTERM would be the request to leave without saving."""
+    monkeypatch.setattr(launch, "GRACE", 0.1)
+    first = f"""if True:
+        import pathlib, signal, sys, time
+        asked = []
+        signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+        pathlib.Path({str(tmp_path / "ready")!r}).touch()
+        while not asked:
+            time.sleep(0.01)
+        time.sleep(1)
+        sys.exit(143 if asked == [1] else 1)"""
+    other = "import os, signal, time; signal.signal(signal.SIGTERM, lambda *_: os.abort());"
+    other += f"open({str(tmp_path / 'other')!r}, 'w').close(); time.sleep(60)"
+    job = job_of(monkeypatch, first, other)
+
+    def stop() -> None:
+        while not {"ready", "other"} <= {path.name for path in tmp_path.iterdir()}:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    assert job.wait() == 143
+
+
+def test_a_process_of_several_ends_before_its_interpreter_can_fail():
+    """As it does where gloo's threads hold tensors; what is registered for the end is done."""
+    script = """if True:
+        import atexit, os, sys
+        class Held:
+            def __del__(self, abort=os.abort):
+                abort()
+        os.held = Held()
+        atexit.register(print, "done", flush=True)
+        sys.argv = ["lmkit", "--version"]
+        from lmkit.__main__ import run
+        run()"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1:] == ["done"]
 
 
 def test_what_a_process_says_when_another_fails_is_waited_for(monkeypatch: pytest.MonkeyPatch):
     """Also where the one that refused is slower to leave than those that lost it."""
     code = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); "
-    words = ["sys.exit(1)", "import time; time.sleep(1); sys.exit(2)"]
-    job = launch._Job([], 2, 0, Complaint.say)
     monkeypatch.setattr(launch, "GRACE", 120)
-
-    def begin() -> None:
-        for one in words:
-            job._processes.append(subprocess.Popen([sys.executable, "-c", code + one]))
-
-    monkeypatch.setattr(job, "_begin", begin)
-    assert job.wait() == 2
+    words = ["sys.exit(1)", "import time; time.sleep(1); sys.exit(2)"]
+    assert job_of(monkeypatch, *(code + one for one in words)).wait() == 2
 
 
 def test_a_run_begun_again_goes_on_from_its_own_checkpoints_alone(

@@ -27,7 +27,9 @@ LOOK = 0.05  # seconds between two looks at the processes
 GRACE = 5  # seconds for the others to end by themselves, once one has failed: one may say why
 PATIENCE = 60  # seconds they get to end after they were asked to
 RESTART_COUNT = "TORCHELASTIC_RESTART_COUNT"  # torchrun's name for it
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+KILLED = 128  # what a process ends with is above this by the number of the signal
+STOPPED = (KILLED + signal.SIGINT, KILLED + signal.SIGTERM)
+ENDED = (0, *STOPPED)
 REFUSED = range(2, 6)  # misuse, or files or a system that would be the same the next time
 
 
@@ -95,6 +97,7 @@ class _Job:
         self._asked = words, nproc, restart
         self._say = say
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._is_stopped = False
 
     def _begin(self) -> None:
         words, nproc, restart = self._asked
@@ -142,7 +145,7 @@ class _Job:
                 self._end_the_others()
                 break
             time.sleep(LOOK)
-        return self._failure() or int(self._processes[0].returncode)
+        return self._failure() or _exit_code(self._processes[0].returncode)
 
     def _some_run(self) -> bool:
         """Whether a process still runs; says what they have complained of."""
@@ -154,6 +157,9 @@ class _Job:
         """The exit code of the process that is the reason why not all ended as asked."""
         codes = [process.poll() for process in self._processes]
         failed = [_exit_code(code) for code in codes if code]
+        if codes[0] is not None and _exit_code(codes[0]) in ENDED:
+            # All is done and saved then: what kills another one after that has cost nothing.
+            failed = [code for code in failed if code <= KILLED]
         # One that refused says why, one that was killed cannot; who lost another ends with 1.
         return max(
             (code for code in failed if code not in STOPPED),
@@ -164,7 +170,8 @@ class _Job:
     def _end_the_others(self) -> None:
         """Let them say and save what they have, but not for ever."""
         self._wait_for_all(GRACE)
-        self._send(signal.SIGTERM)
+        if not self._is_stopped:  # a second request is to leave without saving
+            self._send(signal.SIGTERM)
         self._wait_for_all(PATIENCE)
 
     def _wait_for_all(self, seconds: float) -> None:
@@ -173,6 +180,7 @@ class _Job:
             time.sleep(LOOK)
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+        self._is_stopped |= number != signal.SIGUSR1
         # A terminal's Ctrl-C has reached the processes already; twice would end them at once.
         if number != signal.SIGINT or not sys.stdin.isatty():
             self._send(number)
@@ -229,4 +237,4 @@ def _start(
 
 def _exit_code(code: int) -> int:
     """As a shell tells it: 137 for a process that was killed."""
-    return 128 - code if code < 0 else code
+    return KILLED - code if code < 0 else code
