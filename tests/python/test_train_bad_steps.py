@@ -95,6 +95,14 @@ def test_none_borne_ends_it_at_the_first(inputs: dict[str, str], tmp_path: Path,
     assert read_checkpoint(run / "checkpoint_2.pt")["data"]["next_batch"] == 3
 
 
+def test_the_checkpoint_before_the_bad_steps_is_named_also_when_it_was_just_written(
+    inputs: dict[str, str], tmp_path: Path, spoil: Spoil
+):
+    spoil(lambda batch: batch > 5)
+    with pytest.raises(TrainingError, match=r"the last checkpoint before it is .*checkpoint_5\.pt"):
+        train(inputs, tmp_path / "run", max_iters=9, save_interval=5, max_bad_steps=1)
+
+
 def test_no_checkpoint_is_made_among_bad_steps(
     inputs: dict[str, str], tmp_path: Path, spoil: Spoil
 ):

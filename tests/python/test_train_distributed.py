@@ -312,6 +312,17 @@ def test_without_restarts_a_dead_process_ends_the_job(inputs: dict[str, str], tm
     assert checkpoints_in(run)[0][0] >= 5
 
 
+@pytest.mark.slow
+def test_all_processes_name_the_checkpoint_before_bad_steps(inputs: dict[str, str], tmp_path: Path):
+    run = tmp_path / "run"
+    wild = {"learning_rate": 1e38, "max_grad_norm": "none", "max_bad_steps": 1}
+    given = settings(inputs, run, max_iters=9, save_interval=1, **wild)
+    done = run_command(*flags(given), "--nproc", "2")
+    assert done.returncode == 1
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert error.endswith(f"; the last checkpoint before it is {run}/checkpoint_1.pt")
+
+
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(UsageError, match="--batch_size 32 cannot be shared equally by 3") as caught:
         Ranks(0, 3).check(TrainConfig())

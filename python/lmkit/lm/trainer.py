@@ -250,8 +250,10 @@ class Trainer:
         """
         self._readings.read()
         if self._bad.too_many:
-            saved = self._keeper.saved.printed if self._keeper.saved else None
-            raise advice.unstable(self.config, self._bad, self.step, saved)
+            self._keeper.wait()
+            saved = self._ranks.from_first(self._keeper.saved)  # all are to say the same
+            printed = saved.printed if saved else None
+            raise advice.unstable(self.config, self._bad, self.step, printed)
 
     def _catch_up(self) -> None:
         """Wait for the device, and read what it computed."""
