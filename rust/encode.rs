@@ -5,6 +5,9 @@
 //! encoding takes memory for its ids alone. Pretokens go by rounds of some hundred: all are asked for
 //! before the first is looked up, since a look-up right after its hash would wait for memory.
 
+mod missed;
+mod stream;
+
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,9 +17,9 @@ use rayon::prelude::*;
 use crate::cut::CutRule;
 use crate::error::{Error, Result};
 use crate::memory::reserve;
-use crate::merge::{MergeScratch, Merger};
+use crate::merge::Merger;
 use crate::normalize::Normalizer;
-use crate::pretoken_cache::{Key, PretokenCache, Tail};
+use crate::pretoken_cache::{PretokenCache, Tail};
 use crate::pretokenize::Scheme;
 use crate::progress::Progress;
 use crate::round::Round;
@@ -24,6 +27,8 @@ use crate::seams::Seams;
 use crate::special_tokens::{SpecialHandling, SpecialTokens};
 use crate::vocabulary::Vocabulary;
 use crate::vocabulary_files::TokenizerParts;
+use missed::Missed;
+pub use stream::StreamEncoder;
 
 /// The byte budget of a [`Scratch`]'s cache. Memory is taken from the system as it is first
 /// touched, so short texts cost far less.
@@ -65,8 +70,8 @@ struct Threads {
 pub struct Scratch {
     serial: u64,
     cache: PretokenCache,
-    merge: MergeScratch,
     round: Round,
+    missed: Missed,
 }
 
 impl Tokenizer {
@@ -163,8 +168,8 @@ impl Tokenizer {
         Ok(Scratch {
             serial: self.serial,
             cache: PretokenCache::with_budget(cache_bytes)?,
-            merge: MergeScratch::new(),
             round: Round::new(),
+            missed: Missed::new(),
         })
     }
 
@@ -312,61 +317,25 @@ impl Tokenizer {
         // What is a token of its own only as a whole pretoken must stay whole.
         let seams = (!self.merger.whole_first()).then_some(&self.seams);
         let mut scanner = self.scheme.scanner(text);
-        scratch.round.restart();
-        while scratch.round.fill(&mut scanner, bytes, &tail, seams, &scratch.cache)? {
+        let Scratch { cache, round, missed, .. } = scratch;
+        round.restart();
+        while round.fill(&mut scanner, bytes, &tail, seams, cache)? {
             progress.check()?;
-            let mut done = 0;
-            loop {
-                let asked = scratch.round.asked(done);
-                let known = scratch.cache.emit(asked, out)?;
-                if known == asked.0.len() {
-                    break;
-                }
-                done += known + 1;
-                let (place, asked) = scratch.round.one(done - 1);
-                self.encode_one(&bytes[place], asked, scratch, out, progress)?;
+            round.look_up(cache);
+            if round.gaps().is_empty() {
+                reserve(out, round.ids().len())?;
+                out.extend_from_slice(round.ids());
+            } else {
+                missed.fill(self, bytes, round, cache, out, progress)?;
             }
         }
         Ok(())
     }
 
-    /// One pretoken that the round did not find: long, displaced, or met for the first time.
-    #[inline(never)]
-    fn encode_one(
-        &self,
-        pretoken: &[u8],
-        asked: (Key, u32),
-        scratch: &mut Scratch,
-        out: &mut Vec<u32>,
-        progress: &Progress,
-    ) -> Result<()> {
-        // As many ids as bytes at most.
-        reserve(out, pretoken.len())?;
-        if !scratch.cache.emit_one(pretoken, asked, out) {
-            let first = out.len();
-            self.merge(pretoken, &mut scratch.merge, out, progress)?;
-            scratch.cache.insert(pretoken, asked, &out[first..]);
-        }
-        Ok(())
-    }
-
-    /// One pretoken that no cache knows.
-    #[inline(never)]
-    fn merge(
-        &self,
-        pretoken: &[u8],
-        scratch: &mut MergeScratch,
-        out: &mut Vec<u32>,
-        progress: &Progress,
-    ) -> Result<()> {
-        if self.merger.whole_first()
-            && let Some(id) = self.vocabulary.id(pretoken)
-            && !self.specials.is_special(id)
-        {
-            out.push(id);
-            return Ok(());
-        }
-        self.merger.merge(pretoken, scratch, out, progress)
+    /// The id of a pretoken that is a token, where that is all that counts.
+    fn whole(&self, pretoken: &[u8]) -> Option<u32> {
+        let id = self.merger.whole_first().then(|| self.vocabulary.id(pretoken))??;
+        (!self.specials.is_special(id)).then_some(id)
     }
 
     /// Calls `work` with a scratch that lies ready, or a new one where all are in use.
@@ -442,97 +411,4 @@ fn join_batch(parts: Vec<(Vec<u32>, Vec<usize>)>, texts: usize) -> Result<(Vec<u
         ids.extend_from_slice(&part);
     }
     Ok((ids, offsets))
-}
-
-/// Texts in any pieces → the ids of the joined text.
-///
-/// Holds text back until a cut that no later text can undo: for the known patterns the last
-/// whitespace before a word or so, else the next special token. All buffers are made with it; they
-/// grow only when a text has no cut for longer than [`StreamEncoder::HELD`] bytes.
-#[derive(Debug)]
-pub struct StreamEncoder {
-    special: SpecialHandling,
-    scratch: Scratch,
-    held: String,
-    /// No cut lies before this place in the text held.
-    searched: usize,
-    /// Bytes of the stream that were encoded before the text held.
-    done: usize,
-    ready: Vec<u32>,
-}
-
-impl StreamEncoder {
-    /// How much text is held without asking for memory.
-    pub const HELD: usize = 1 << 16;
-
-    /// Buffers for `tokenizer`.
-    fn new(tokenizer: &Tokenizer) -> Result<Self> {
-        Ok(Self {
-            special: SpecialHandling::Encode,
-            scratch: tokenizer.scratch()?,
-            held: String::with_capacity(Self::HELD),
-            searched: 0,
-            done: 0,
-            ready: Vec::with_capacity(Self::HELD + 4),
-        })
-    }
-
-    /// Begins a new text; what was held back of another is forgotten.
-    pub fn start(&mut self, special: SpecialHandling) {
-        self.special = special;
-        self.held.clear();
-        self.ready.clear();
-        (self.searched, self.done) = (0, 0);
-    }
-
-    /// Takes the next piece of text; what is certain now becomes ready. Large texts are best given
-    /// in pieces of a few kilobytes, so that the ready ids stay few.
-    pub fn push(&mut self, tokenizer: &Tokenizer, text: &str) -> Result<()> {
-        self.held
-            .try_reserve(text.len())
-            .map_err(|_| Error::OutOfMemory { bytes: self.held.len() + text.len() })?;
-        self.held.push_str(text);
-        let rule = tokenizer.cuts(self.special);
-        let certain = (self.held.len() + 1).saturating_sub(rule.context());
-        if self.searched.max(1) >= certain {
-            return Ok(());
-        }
-        let places = self.searched.max(1)..certain;
-        if let Some(cut) = rule.last(self.held.as_bytes(), places) {
-            return self.encode_to(tokenizer, cut);
-        }
-        self.searched = certain;
-        Ok(())
-    }
-
-    /// Makes all that is left ready: no more text comes.
-    pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<()> {
-        self.encode_to(tokenizer, self.held.len())
-    }
-
-    /// The ids that are certain, in order.
-    pub fn ready(&self) -> &[u32] {
-        &self.ready
-    }
-
-    /// Forgets the ready ids, which were taken.
-    pub fn clear_ready(&mut self) {
-        self.ready.clear();
-    }
-
-    fn encode_to(&mut self, tokenizer: &Tokenizer, cut: usize) -> Result<()> {
-        let Self { held, scratch, ready, special, .. } = self;
-        tokenizer.encode_into(&held[..cut], *special, scratch, ready).map_err(
-            |error| match error {
-                Error::SpecialTokenInText { token, offset } => {
-                    Error::SpecialTokenInText { token, offset: offset + self.done }
-                }
-                other => other,
-            },
-        )?;
-        self.held.drain(..cut);
-        self.done += cut;
-        self.searched = 0;
-        Ok(())
-    }
 }

@@ -14,7 +14,6 @@ pub mod error;
 pub mod learn_merges;
 mod memory;
 pub mod merge;
-mod merge_long;
 pub mod normalize;
 mod pretoken_cache;
 pub mod pretokenize;

@@ -1,20 +1,28 @@
-//! One pretoken → its ids: the byte-level BPE kernel.
+//! Pretokens → their ids: the byte-level BPE kernel.
 //!
 //! Again and again the adjacent pair of lowest rank merges, the leftmost of equals, until no pair
 //! is left. Words are short, so the pair is found by a scan (O(n²) in the pretoken's bytes, but a
-//! few nanoseconds a step); beyond [`LONG`] bytes [`crate::merge_long`] takes over, O(n log n), which
-//! takes a megabyte without a break in stride.
+//! few nanoseconds a step), several words side by side ([`lanes`]); beyond [`LONG`] bytes [`long`]
+//! takes over, O(n log n), which takes a megabyte without a break in stride.
 //!
-//! Half of the time goes to memory, waiting for pairs. To find the least rank by vectors was slower by
-//! a seventh: they read what was just written in smaller pieces, and such a load waits for the store.
+//! To find the least rank by vectors was slower by a seventh: they read what was just written in
+//! smaller pieces, and such a load waits for the store.
 
-use rustc_hash::{FxHashMap, FxHashSet};
+mod lanes;
+mod long;
+mod pairs;
+
+use std::ops::Range;
+
+use rustc_hash::FxHashSet;
 
 use crate::error::Result;
-use crate::merge_long::merge_long;
 use crate::progress::Progress;
 use crate::special_tokens::SpecialTokens;
 use crate::vocabulary::{MergeRule, Vocabulary};
+pub use lanes::Lanes;
+use long::merge_long;
+use pairs::Pairs;
 
 /// Beyond this many bytes the heap takes over; the scan keeps its symbols as bits of a word.
 const LONG: usize = 64;
@@ -24,126 +32,11 @@ pub(crate) type Rank = u32;
 /// No rank.
 pub(crate) const NO_MERGE: Rank = u32::MAX;
 
-/// All pairs that merge, and their ranks.
-#[derive(Debug, Clone)]
-enum Pairs {
-    Packed(PackedPairs),
-    /// Of a vocabulary with millions of tokens or with ids as large.
-    Wide(FxHashMap<u64, Rank>),
-}
-
-/// A hash table whose slots are left id, right id and rank in one word. Whether a pair merges cannot
-/// be foretold, so the four slots of a bucket are compared without a branch; a full bucket's
-/// overflow is in the next.
-#[derive(Debug, Clone)]
-struct PackedPairs {
-    buckets: Vec<Bucket>,
-    shift: u32,
-}
-
-#[derive(Debug, Clone, Copy)]
-#[repr(align(32))]
-struct Bucket([u64; 4]);
-
-impl PackedPairs {
-    const ID_BITS: u32 = 21;
-    const RANK_BITS: u32 = u64::BITS - 2 * Self::ID_BITS;
-    /// A slot without a pair; no pair's word begins with so many ones.
-    const FREE: u64 = u64::MAX;
-
-    /// Half full at most.
-    fn with_room_for(pairs: usize) -> Self {
-        let len = (pairs / 2).next_power_of_two().max(4);
-        Self { buckets: vec![Bucket([Self::FREE; 4]); len], shift: 64 - len.trailing_zeros() }
-    }
-
-    /// Whether the words have room for ids and ranks up to these.
-    fn holds(id: u32, rank: Option<Rank>) -> bool {
-        id < (1 << Self::ID_BITS) - 1 && rank.is_none_or(|rank| rank < 1 << Self::RANK_BITS)
-    }
-
-    fn key(left: u32, right: u32) -> u64 {
-        u64::from(left) << Self::ID_BITS | u64::from(right)
-    }
-
-    /// A later insertion of the same pair replaces the earlier one.
-    fn insert(&mut self, left: u32, right: u32, rank: Rank) {
-        let key = Self::key(left, right);
-        let mut home = self.home(key);
-        loop {
-            for slot in &mut self.buckets[home].0 {
-                if *slot == Self::FREE || *slot >> Self::RANK_BITS == key {
-                    *slot = key << Self::RANK_BITS | u64::from(rank);
-                    return;
-                }
-            }
-            home = (home + 1) & (self.buckets.len() - 1);
-        }
-    }
-
-    #[inline]
-    fn get(&self, left: u32, right: u32) -> Rank {
-        let key = Self::key(left, right);
-        let mut home = self.home(key);
-        loop {
-            let Bucket(slots) = &self.buckets[home];
-            let mut rank = NO_MERGE;
-            for slot in slots {
-                let found = (slot & ((1 << Self::RANK_BITS) - 1)) as Rank;
-                rank = if slot >> Self::RANK_BITS == key { found } else { rank };
-            }
-            if slots[3] == Self::FREE || rank != NO_MERGE {
-                return rank;
-            }
-            home = (home + 1) & (self.buckets.len() - 1);
-        }
-    }
-
-    /// The upper bits of a product, to which both ids contribute.
-    #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "shifted down to the table's size")]
-    fn home(&self, key: u64) -> usize {
-        ((key ^ key >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
-    }
-}
-
-impl Pairs {
-    /// A later one of the same pair replaces the earlier one. What is looked up has no larger ids
-    /// than `largest`.
-    fn new(all: &[(u32, u32, Rank)], largest: u32) -> Self {
-        debug_assert!(all.iter().all(|&(left, right, _)| left.max(right) <= largest));
-        if !PackedPairs::holds(largest, all.iter().map(|&(.., rank)| rank).max()) {
-            return Self::Wide(
-                all.iter().map(|&(left, right, rank)| (pack(left, right), rank)).collect(),
-            );
-        }
-        let mut packed = PackedPairs::with_room_for(all.len());
-        for &(left, right, rank) in all {
-            packed.insert(left, right, rank);
-        }
-        Self::Packed(packed)
-    }
-
-    #[inline]
-    fn get(&self, left: u32, right: u32) -> Rank {
-        match self {
-            Self::Packed(pairs) => pairs.get(left, right),
-            Self::Wide(pairs) => pairs.get(&pack(left, right)).copied().unwrap_or(NO_MERGE),
-        }
-    }
-}
-
-#[inline]
-fn pack(upper: u32, lower: u32) -> u64 {
-    (u64::from(upper) << 32) | u64::from(lower)
-}
-
 /// A vocabulary's merges, ready to be applied.
 #[derive(Debug, Clone)]
 pub struct Merger {
     pairs: Pairs,
-    /// What the pair of each rank becomes.
-    merged: Vec<u32>,
+    merged: Merged,
     /// The ranks of pairs of single bytes, by first and second byte: what every pretoken starts with.
     of_bytes: Box<[Rank; 1 << 16]>,
     byte_ids: [u32; 256],
@@ -151,29 +44,29 @@ pub struct Merger {
     whole_first: bool,
 }
 
-/// Buffers of the kernel, reused from pretoken to pretoken.
-#[derive(Debug)]
-pub struct MergeScratch(Box<Symbols>);
-
-/// The symbols of a short pretoken, each where its first byte stood, and the rank of the pair that
-/// begins with it; [`NO_MERGE`] where no symbol begins.
-#[derive(Debug)]
-struct Symbols {
-    ids: [u32; LONG],
-    ranks: [Rank; LONG],
+/// What the pair of each rank becomes.
+#[derive(Debug, Clone)]
+enum Merged {
+    /// Ids in the order of the ranks, from this one on, as almost all vocabularies have them.
+    InOrder(u32),
+    Any(Vec<u32>),
 }
 
-impl MergeScratch {
-    /// Buffers that suffice for every pretoken of at most [`LONG`] bytes; others bring their own.
-    pub fn new() -> Self {
-        Self(Box::new(Symbols { ids: [0; LONG], ranks: [NO_MERGE; LONG] }))
+impl Merged {
+    fn new(all: Vec<u32>) -> Self {
+        let first = all.first().copied().unwrap_or(0);
+        let is_in_order = (first..=u32::MAX).zip(&all).all(|(id, &merged)| id == merged);
+        if is_in_order { Self::InOrder(first) } else { Self::Any(all) }
     }
 }
 
-impl Default for MergeScratch {
-    fn default() -> Self {
-        Self::new()
-    }
+/// A pretoken to merge: where it stands in a text, and where its ids will.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Word {
+    /// Its bytes.
+    pub text: Range<usize>,
+    /// Its ids.
+    pub ids: Range<usize>,
 }
 
 impl Merger {
@@ -219,15 +112,15 @@ impl Merger {
             *rank = pairs.get(byte_ids[place >> 8], byte_ids[place & 0xff]);
         }
         let of_bytes = of_bytes.try_into().expect("one for every two bytes");
-        Self { pairs, merged, of_bytes, byte_ids, whole_first: false }
+        Self { pairs, merged: Merged::new(merged), of_bytes, byte_ids, whole_first: false }
     }
 
     /// Whether the bytes of each of these tokens merge into that token.
     fn make_all<'t>(&self, mut tokens: impl Iterator<Item = (u32, &'t [u8])>) -> bool {
-        let (mut scratch, mut ids) = (MergeScratch::new(), Vec::new());
+        let (mut lanes, mut ids) = (Lanes::new(), Vec::new());
         tokens.all(|(id, token)| {
             ids.clear();
-            let merged = self.merge(token, &mut scratch, &mut ids, &Progress::default());
+            let merged = self.merge(token, &mut lanes, &mut ids, &Progress::default());
             merged.is_ok() && ids == [id]
         })
     }
@@ -242,69 +135,37 @@ impl Merger {
     pub fn merge(
         &self,
         pretoken: &[u8],
-        scratch: &mut MergeScratch,
+        lanes: &mut Lanes,
         out: &mut Vec<u32>,
         progress: &Progress,
     ) -> Result<()> {
-        match (pretoken.len(), &self.pairs) {
-            (0, _) => {}
-            (1, _) => out.push(self.byte_ids[usize::from(pretoken[0])]),
-            (..=LONG, Pairs::Packed(pairs)) => {
-                self.merge_short(pretoken, pairs, &mut scratch.0, out);
-            }
-            _ => merge_long(self, pretoken, out, progress).map(drop)?,
-        }
-        Ok(())
+        let mut word = [Word { text: 0..pretoken.len(), ids: 0..0 }];
+        self.merge_all(pretoken, &mut word, lanes, out, progress)
     }
 
-    /// For at most [`LONG`] bytes. Nothing moves when symbols merge: `alive` has a bit for each
-    /// symbol's first byte.
-    fn merge_short(
+    /// Appends the ids of all `words` of `text`, in any order; each is told where its own are.
+    pub fn merge_all(
         &self,
-        pretoken: &[u8],
-        pairs: &PackedPairs,
-        Symbols { ids, ranks }: &mut Symbols,
+        text: &[u8],
+        words: &mut [Word],
+        lanes: &mut Lanes,
         out: &mut Vec<u32>,
-    ) {
-        let len = pretoken.len();
-        let (ids, ranks) = (&mut ids[..len], &mut ranks[..len]);
-        for (id, byte) in ids.iter_mut().zip(pretoken) {
-            *id = self.byte_ids[usize::from(*byte)];
-        }
-        for (rank, two) in ranks.iter_mut().zip(pretoken.windows(2)) {
-            *rank = self.of_bytes[usize::from(two[0]) << 8 | usize::from(two[1])];
-        }
-        ranks[len - 1] = NO_MERGE;
-        let mut alive = u64::MAX >> (LONG - len);
-        loop {
-            let (mut best, mut at) = (NO_MERGE, 0);
-            for (place, &rank) in ranks.iter().enumerate() {
-                (best, at) = if rank < best { (rank, place) } else { (best, at) };
+        progress: &Progress,
+    ) -> Result<()> {
+        for word in &mut *words {
+            let (pretoken, first) = (&text[word.text.clone()], out.len());
+            match (pretoken, &self.pairs) {
+                ([], _) => {}
+                (&[byte], _) => out.push(self.byte_id(byte)),
+                (_, Pairs::Packed(_)) if pretoken.len() <= LONG => continue,
+                _ => drop(merge_long(self, pretoken, out, progress)?),
             }
-            if best == NO_MERGE {
-                break;
-            }
-            let behind = alive & (u64::MAX << at << 1);
-            let next = behind.trailing_zeros() as usize;
-            ids[at] = self.merged[best as usize];
-            ranks[next] = NO_MERGE;
-            alive &= !(1 << next);
-            let beyond = behind & behind.wrapping_sub(1);
-            ranks[at] = if beyond == 0 {
-                NO_MERGE
-            } else {
-                pairs.get(ids[at], ids[beyond.trailing_zeros() as usize])
-            };
-            let before = alive & ((1 << at) - 1);
-            if before != 0 {
-                let previous = LONG - 1 - before.leading_zeros() as usize;
-                ranks[previous] = pairs.get(ids[previous], ids[at]);
-            }
+            word.ids = first..out.len();
         }
-        while alive != 0 {
-            out.push(ids[alive.trailing_zeros() as usize]);
-            alive &= alive - 1;
+        if let Pairs::Packed(pairs) = &self.pairs {
+            lanes.merge((self, pairs), text, words, out);
         }
+        Ok(())
     }
 
     /// The id of a single byte.
@@ -322,38 +183,16 @@ impl Merger {
     /// What the pair of this rank becomes.
     #[inline]
     pub(crate) fn merged(&self, rank: Rank) -> u32 {
-        self.merged[rank as usize]
+        match &self.merged {
+            Merged::InOrder(first) => first + rank,
+            Merged::Any(all) => all[rank as usize],
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::collection::vec;
-    use proptest::prelude::*;
-
     use super::*;
-
-    proptest! {
-        /// Small ids fill the buckets of a small table; large ones go to the other table.
-        #[test]
-        fn pairs_are_found_and_no_others(
-            all in vec((0_u32..40, 0_u32..40, 0_u32..1000), 0..600),
-            base in prop_oneof![Just(0), Just((1 << 21) - 42), Just(1 << 21), Just(u32::MAX - 40)],
-        ) {
-            let all: Vec<_> =
-                all.iter().map(|&(left, right, rank)| (base + left, base + right, rank)).collect();
-            let pairs = Pairs::new(&all, base + 40);
-            prop_assert_eq!(matches!(pairs, Pairs::Packed(_)), base < 1 << 21);
-            let known: FxHashMap<_, _> =
-                all.iter().map(|&(left, right, rank)| ((left, right), rank)).collect();
-            for left in base..=base + 40 {
-                for right in base..=base + 40 {
-                    let expected = known.get(&(left, right)).copied().unwrap_or(NO_MERGE);
-                    prop_assert_eq!(pairs.get(left, right), expected);
-                }
-            }
-        }
-    }
 
     #[test]
     fn ids_of_any_size_make_the_same_tokens() {
@@ -372,9 +211,9 @@ mod tests {
             for text in ["a", "ab", "abcab", "cababcaabc", "aaaaa", "bcabcabab", "xyz"] {
                 let ids = |merger: &Merger| {
                     let mut ids = Vec::new();
-                    let mut scratch = MergeScratch::new();
+                    let mut lanes = Lanes::new();
                     merger
-                        .merge(text.as_bytes(), &mut scratch, &mut ids, &Progress::default())
+                        .merge(text.as_bytes(), &mut lanes, &mut ids, &Progress::default())
                         .unwrap();
                     ids
                 };

@@ -28,7 +28,7 @@ mod key;
 use std::marker::PhantomData;
 
 use crate::error::Result;
-use crate::memory::{reserve, use_huge_pages, zeroed};
+use crate::memory::{prefetch, use_huge_pages, zeroed};
 use kernel::{Kernel, LINE, Lines};
 use key::COMPARED;
 pub(crate) use key::{Key, Tail};
@@ -49,6 +49,15 @@ const COUNT_SHIFT: u32 = 4;
 const IS_LONG: u8 = 0x80;
 /// The last byte of the key of what cannot be in the short table: equal to no entry's.
 const NOWHERE: u8 = 0x80;
+
+/// A pretoken that a round did not find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Gap {
+    /// Which of those asked for.
+    pub(crate) number: u32,
+    /// How many ids that were found stand before its own.
+    pub(crate) before: u32,
+}
 
 /// Tables from pretokens to ids whose size never changes.
 #[derive(Debug)]
@@ -146,21 +155,31 @@ impl PretokenCache {
         self.kernel.ask(text, tail, start, ends, self.lines(), asked);
     }
 
-    /// Appends the ids of what was asked for of this cache, up to the first that is not known;
-    /// returns how many were.
+    /// Writes the ids of what was asked for of this cache to `out`, which has room for four for each,
+    /// and to `gaps`, with room for all, what is not known; returns how many of both there are.
     #[inline]
-    pub(crate) fn emit(&self, asked: (&[Key], &[u32]), out: &mut Vec<u32>) -> Result<usize> {
-        reserve(out, asked.0.len() * 4)?;
-        // SAFETY: the room was made; places come from `ask`, and the size of a table never changes.
-        let (known, written) =
-            unsafe { self.kernel.emit(asked, self.lines(), out.as_mut_ptr().add(out.len())) };
-        // SAFETY: so many were written behind those that were there.
-        unsafe { out.set_len(out.len() + written) };
-        Ok(known)
+    pub(crate) fn emit(
+        &self,
+        asked: (&[Key], &[u32]),
+        out: &mut [u32],
+        gaps: &mut [Gap],
+    ) -> (usize, usize) {
+        // SAFETY: places come from `ask`, and the size of a table never changes.
+        unsafe { self.kernel.emit(asked, self.lines(), out, gaps) }
     }
 
     fn lines(&self) -> Lines<'_> {
         Lines { all: self.short.all() }
+    }
+
+    /// Says that a single pretoken will be looked up soon, with [`PretokenCache::emit_one`].
+    #[inline]
+    pub(crate) fn ask_one(&self, pretoken: &[u8]) {
+        if pretoken.len() > SHORT
+            && let Some(key) = long_key(pretoken)
+        {
+            prefetch(self.long.all(), self.long_place(key));
+        }
     }
 
     /// Appends the ids of a single pretoken that was asked for, if they are known. Looks at the
@@ -341,8 +360,9 @@ mod tests {
     /// The same through a round of one.
     fn found_in_a_round(cache: &PretokenCache, pretoken: &[u8]) -> Option<Vec<u32>> {
         let (key, place) = asked(cache, pretoken);
-        let mut ids = Vec::new();
-        (cache.emit((&[key], &[place]), &mut ids).unwrap() == 1).then_some(ids)
+        let (mut ids, mut gaps) = ([0; 4], [Gap::default()]);
+        let (count, missed) = cache.emit((&[key], &[place]), &mut ids, &mut gaps);
+        (missed == 0).then(|| ids[..count].to_vec())
     }
 
     fn caches() -> impl Iterator<Item = PretokenCache> {
@@ -409,17 +429,18 @@ mod tests {
     }
 
     #[test]
-    fn a_round_ends_where_one_is_not_known() {
+    fn what_is_not_known_leaves_a_gap() {
         for mut cache in caches() {
             insert(&mut cache, b"known", &[7, 8]);
             insert(&mut cache, b"!", &[9]);
-            let (text, mut ids) = (b"known!knew!a word that is too long", vec![1]);
+            let text = b"known!knew!a word that is too long";
             let (mut keys, mut places) = ([Key::default(); 5], [0; 5]);
             let ends = [5, 6, 10, 11, text.len()];
             cache.ask(text, &Tail::new(text), 0, &ends, (&mut keys, &mut places));
-            assert_eq!(cache.emit((&keys, &places), &mut ids).unwrap(), 2);
-            assert_eq!(cache.emit((&keys[3..], &places[3..]), &mut ids).unwrap(), 1);
-            assert_eq!(ids, [1, 7, 8, 9, 9]);
+            let (mut ids, mut gaps) = ([0; 20], [Gap::default(); 5]);
+            assert_eq!(cache.emit((&keys, &places), &mut ids, &mut gaps), (4, 2));
+            assert_eq!(ids[..4], [7, 8, 9, 9]);
+            assert_eq!(gaps[..2], [Gap { number: 2, before: 3 }, Gap { number: 4, before: 4 }]);
         }
     }
 

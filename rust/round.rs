@@ -1,4 +1,4 @@
-//! A round: some hundred pretokens of a text, divided at seams, and asked for together.
+//! A round: some hundred pretokens of a text, divided at seams, asked for and looked up together.
 //!
 //! Scanning and asking take turns every few dozen pretokens: while the scanner computes, the memory
 //! that was asked for arrives, and never so much is asked for at once that asking waits.
@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::pretoken_cache::{Key, PretokenCache, SHORT, Tail};
+use crate::pretoken_cache::{Gap, Key, PretokenCache, SHORT, Tail};
 use crate::pretokenize::Scanner;
 use crate::seams::{self, Seams};
 
@@ -27,6 +27,11 @@ pub(crate) struct Round {
     keys: Box<[Key; FULL + MOST]>,
     places: Box<[u32; FULL + MOST]>,
     count: usize,
+    /// What the cache has answered: ids, and what it does not know.
+    ids: Box<[u32; 4 * (FULL + MOST)]>,
+    known: usize,
+    gaps: Box<[Gap; FULL + MOST]>,
+    missed: usize,
     /// Ends of pretokens that were found and are still to be divided.
     found: Box<[usize; MOST]>,
     left: Range<usize>,
@@ -35,6 +40,9 @@ pub(crate) struct Round {
 }
 
 impl Round {
+    /// The most pretokens it holds.
+    pub(crate) const MOST: usize = FULL + MOST;
+
     /// An empty round, for any text.
     pub(crate) fn new() -> Self {
         Self {
@@ -43,6 +51,10 @@ impl Round {
             keys: Box::new([Key::default(); FULL + MOST]),
             places: Box::new([0; FULL + MOST]),
             count: 0,
+            ids: Box::new([0; 4 * (FULL + MOST)]),
+            known: 0,
+            gaps: Box::new([Gap::default(); FULL + MOST]),
+            missed: 0,
             found: Box::new([0; MOST]),
             left: 0..0,
             at: 0,
@@ -109,15 +121,29 @@ impl Round {
         }
     }
 
-    /// What was asked for, from the one numbered `first` on.
+    /// Looks up what the cache was asked for.
     #[inline]
-    pub(crate) fn asked(&self, first: usize) -> (&[Key], &[u32]) {
-        (&self.keys[first..self.count], &self.places[first..self.count])
+    pub(crate) fn look_up(&mut self, cache: &PretokenCache) {
+        let asked = (&self.keys[..self.count], &self.places[..self.count]);
+        (self.known, self.missed) = cache.emit(asked, &mut self.ids[..], &mut self.gaps[..]);
+    }
+
+    /// The ids of all that were found.
+    #[inline]
+    pub(crate) fn ids(&self) -> &[u32] {
+        &self.ids[..self.known]
+    }
+
+    /// What was not found, in order.
+    #[inline]
+    pub(crate) fn gaps(&self) -> &[Gap] {
+        &self.gaps[..self.missed]
     }
 
     /// The one numbered `number`: where it stands in the text, and what was asked for.
     #[inline]
-    pub(crate) fn one(&self, number: usize) -> (Range<usize>, (Key, u32)) {
+    pub(crate) fn one(&self, number: u32) -> (Range<usize>, (Key, u32)) {
+        let number = number as usize;
         let start = if number == 0 { self.start } else { self.ends[number - 1] };
         (start..self.ends[number], (self.keys[number], self.places[number]))
     }

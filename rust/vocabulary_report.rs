@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::count_pretokens::PretokenCounts;
 use crate::encode::Tokenizer;
 use crate::error::Result;
-use crate::merge::{MergeScratch, Merger};
+use crate::merge::{Lanes, Merger};
 use crate::progress::Progress;
 use crate::special_tokens::SpecialTokens;
 use crate::vocabulary::{MergeRule, Vocabulary};
@@ -106,13 +106,12 @@ fn count_tokens(
         words
             .par_chunks(stripe)
             .map(|words| {
-                let (mut scratch, mut ids, mut occurrences) =
-                    (MergeScratch::default(), Vec::new(), none());
+                let (mut lanes, mut ids, mut occurrences) = (Lanes::default(), Vec::new(), none());
                 for &word in words {
                     progress.check()?;
                     ids.clear();
                     counts.with_bytes(word, |bytes| {
-                        merger.merge(bytes, &mut scratch, &mut ids, progress)
+                        merger.merge(bytes, &mut lanes, &mut ids, progress)
                     })?;
                     for &id in &ids {
                         occurrences[id as usize] += word.count;

@@ -8,7 +8,7 @@ use super::words::Cell;
 use super::{LearnOptions, SpecialIds, TieBreak};
 use crate::byte_alphabet::gpt2_order;
 use crate::error::Result;
-use crate::merge::{MergeScratch, Merger};
+use crate::merge::{Lanes, Merger};
 use crate::progress::Progress;
 use crate::special_tokens::SpecialTokens;
 
@@ -56,7 +56,7 @@ impl Start {
 /// What one thread needs to write words.
 #[derive(Default)]
 pub(super) struct Scratch {
-    merge: MergeScratch,
+    lanes: Lanes,
     ids: Vec<u32>,
 }
 
@@ -79,7 +79,7 @@ impl Spelling {
             }
             Self::Merged { merger, symbols } => {
                 scratch.ids.clear();
-                merger.merge(word, &mut scratch.merge, &mut scratch.ids, progress)?;
+                merger.merge(word, &mut scratch.lanes, &mut scratch.ids, progress)?;
                 let mut at = 0;
                 for id in &scratch.ids {
                     let symbol = symbols[id];

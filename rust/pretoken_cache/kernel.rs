@@ -9,7 +9,7 @@
 #![expect(unsafe_code, reason = "vector instructions that were detected at run time")]
 
 use super::key::{COMPARED, Key, Shape, Tail};
-use super::{COUNT_SHIFT, SHORT, ShortLine};
+use super::{COUNT_SHIFT, Gap, SHORT, ShortLine, neighbour};
 use crate::memory::prefetch_at;
 
 /// The lines of a table as a kernel sees them.
@@ -37,8 +37,21 @@ impl<'l> Lines<'l> {
         let place = ((u64::from(hash) * self.all.len() as u64) >> (32 - LINE.trailing_zeros()))
             as u32
             & !(LINE as u32 - 1);
-        prefetch_at(self.all.as_ptr().cast::<u8>().wrapping_add(place as usize));
+        self.prefetch(place);
         place
+    }
+
+    #[inline]
+    fn prefetch(self, place: u32) {
+        prefetch_at(self.all.as_ptr().cast::<u8>().wrapping_add(place as usize));
+    }
+
+    /// Notes what was not found, and asks for the other line where it may be.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "numbers in a round")]
+    fn gap(self, number: usize, before: usize, place: u32) -> Gap {
+        self.prefetch(neighbour(place));
+        Gap { number: number as u32, before: before as u32 }
     }
 }
 
@@ -89,26 +102,27 @@ impl Kernel {
         }
     }
 
-    /// Writes the ids of what was asked for to `out`, up to the first that is not known; returns how
-    /// many were known and how many ids they have. Of `out`, more is written than counts.
+    /// Writes the ids of what was asked for to `out`, and to `gaps` what is not known; returns how
+    /// many of both there are. Of `out`, more is written than counts.
     ///
     /// # Safety
     ///
-    /// `out` has room for four ids for each of `keys`, and the places are those of `lines`.
+    /// The places are those of `lines`.
     #[inline]
     pub(super) unsafe fn emit(
         self,
         (keys, places): (&[Key], &[u32]),
         lines: Lines<'_>,
-        out: *mut u32,
+        out: &mut [u32],
+        gaps: &mut [Gap],
     ) -> (usize, usize) {
         debug_assert!(places.iter().all(|&place| (place as usize) < lines.all.len() * LINE));
+        assert!(out.len() >= 4 * keys.len() && gaps.len() >= keys.len(), "room for all");
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as for `ask`; the rest is asked of the caller.
-            Kind::Avx2 => unsafe { avx2::emit(keys, places, lines, out) },
-            // SAFETY: asked of the caller.
-            Kind::Portable => unsafe { portable::emit(keys, places, lines, out) },
+            Kind::Avx2 => unsafe { avx2::emit(keys, places, lines, out, gaps) },
+            Kind::Portable => portable::emit(keys, places, lines, out, gaps),
         }
     }
 }
@@ -122,7 +136,7 @@ mod avx2 {
         _mm256_load_si256, _mm256_movemask_pd, _mm256_shuffle_epi32,
     };
 
-    use super::{COMPARED, COUNT_SHIFT, Key, LINE, Lines, SHORT, Shape, Tail};
+    use super::{COMPARED, COUNT_SHIFT, Gap, Key, LINE, Lines, SHORT, Shape, Tail};
 
     /// Makes one key and asks for its line.
     #[inline]
@@ -184,13 +198,15 @@ mod avx2 {
         keys: &[Key],
         places: &[u32],
         lines: Lines<'_>,
-        out: *mut u32,
+        out: &mut [u32],
+        gaps: &mut [Gap],
     ) -> (usize, usize) {
         let last = (u64::from(COMPARED) << 56 | u64::MAX >> 8) as i64;
         let compared = _mm256_broadcastsi128_si256(_mm_set_epi64x(last, -1));
         let base = lines.all.as_ptr().cast::<u8>();
-        let (mut known, mut written) = (0, 0);
-        for (key, &place) in keys.iter().zip(places) {
+        let out = out.as_mut_ptr();
+        let (mut written, mut missed) = (0, 0);
+        for (number, (key, &place)) in keys.iter().zip(places).enumerate() {
             // SAFETY: the place is that of a line, which is aligned; its keys come first, the ids of
             // both after them, and what is read of these follows from a key that was found. There
             // is room for four ids for each key, and at most four count.
@@ -202,7 +218,9 @@ mod avx2 {
                 let whole = _mm256_and_si256(halves, _mm256_shuffle_epi32::<0x4e>(halves));
                 let found = _mm256_movemask_pd(_mm256_castsi256_pd(whole)) as u32;
                 if found == 0 {
-                    break;
+                    gaps[missed] = lines.gap(number, written, place);
+                    missed += 1;
+                    continue;
                 }
                 // Which of the two it is cannot be foretold, so there may be no branch.
                 let entry = line.add(found.trailing_zeros() as usize * 8);
@@ -211,14 +229,13 @@ mod avx2 {
                 // Nor on how many ids there are: the rest is overwritten by the next.
                 written += usize::from(*entry.add(SHORT) >> COUNT_SHIFT);
             }
-            known += 1;
         }
-        (known, written)
+        (written, missed)
     }
 }
 
 mod portable {
-    use super::{COMPARED, COUNT_SHIFT, Key, Lines, SHORT, Shape, Tail};
+    use super::{COMPARED, COUNT_SHIFT, Gap, Key, Lines, SHORT, Shape, Tail};
 
     fn words(bytes: [u8; 16]) -> [u64; 2] {
         let (words, _) = bytes.as_chunks::<8>();
@@ -250,34 +267,32 @@ mod portable {
         }
     }
 
-    /// # Safety
-    ///
-    /// As for [`super::Kernel::emit`].
-    pub(super) unsafe fn emit(
+    pub(super) fn emit(
         keys: &[Key],
         places: &[u32],
         lines: Lines<'_>,
-        out: *mut u32,
+        out: &mut [u32],
+        gaps: &mut [Gap],
     ) -> (usize, usize) {
-        let (mut known, mut written) = (0, 0);
-        for (key, &place) in keys.iter().zip(places) {
+        let (mut written, mut missed) = (0, 0);
+        for (number, (key, &place)) in keys.iter().zip(places).enumerate() {
             let line = lines.at(place);
             let [low, high] = words(key.0);
-            let differs = |number: usize| {
-                let [of_low, of_high] = words(line.keys[number].0);
+            let differs = |entry: usize| {
+                let [of_low, of_high] = words(line.keys[entry].0);
                 let count = u64::from(!COMPARED) << 56;
                 (of_low ^ low) | (of_high ^ high) & !count
             };
             // Which of the two it is cannot be foretold, so neither may be a branch.
-            let number = usize::from(differs(0) != 0);
-            if differs(number) != 0 {
-                break;
+            let entry = usize::from(differs(0) != 0);
+            if differs(entry) != 0 {
+                gaps[missed] = lines.gap(number, written, place);
+                missed += 1;
+                continue;
             }
-            // SAFETY: there is room for four ids for each key, and at most four count.
-            unsafe { out.add(written).cast::<[u32; 4]>().write_unaligned(line.ids[number]) };
-            written += usize::from(line.keys[number].0[SHORT] >> COUNT_SHIFT);
-            known += 1;
+            out[written..written + 4].copy_from_slice(&line.ids[entry]);
+            written += usize::from(line.keys[entry].0[SHORT] >> COUNT_SHIFT);
         }
-        (known, written)
+        (written, missed)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use lmkit::decode::{StreamDecoder, decode_bytes, text_of};
 use lmkit::encode::Tokenizer;
 use lmkit::error::{Error, ErrorKind};
-use lmkit::merge::{MergeScratch, Merger};
+use lmkit::merge::{Lanes, Merger};
 use lmkit::normalize::Normalizer;
 use lmkit::pretokenize::Scheme;
 use lmkit::progress::Progress;
@@ -318,7 +318,7 @@ fn a_long_random_pretoken_equals_the_reference_and_a_megabyte_ends() {
         nfc: false,
     };
     let kernel = Merger::new(&vocabulary, &SpecialTokens::none());
-    let (mut scratch, progress) = (MergeScratch::new(), Progress::default());
+    let (mut scratch, progress) = (Lanes::new(), Progress::default());
     for len in [95, 96, 97, 1000] {
         let mut ids = Vec::new();
         kernel.merge(&letters[..len], &mut scratch, &mut ids, &progress).unwrap();

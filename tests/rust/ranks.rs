@@ -1,6 +1,6 @@
 //! Merges ↔ ranks: where lmkit says that both give the same ids, they do on any text.
 
-use lmkit::merge::{MergeScratch, Merger};
+use lmkit::merge::{Lanes, Merger};
 use lmkit::progress::Progress;
 use lmkit::ranks::{merges_of, refusal};
 use lmkit::special_tokens::SpecialTokens;
@@ -83,7 +83,7 @@ impl<'v> Merging<'v> {
         }
         let mut ids = Vec::new();
         let (bytes, progress) = (pretoken.as_bytes(), Progress::default());
-        merger.merge(bytes, &mut MergeScratch::new(), &mut ids, &progress).unwrap();
+        merger.merge(bytes, &mut Lanes::new(), &mut ids, &progress).unwrap();
         ids
     }
 }
@@ -183,7 +183,7 @@ fn special_tokens_have_no_merge() {
     assert_eq!(derived.unmade, [257]);
     // As the merger has it.
     let (merger, mut ids) = (Merger::new(&ranks, &special), Vec::new());
-    merger.merge(b"abc", &mut MergeScratch::new(), &mut ids, &Progress::default()).unwrap();
+    merger.merge(b"abc", &mut Lanes::new(), &mut ids, &Progress::default()).unwrap();
     assert_eq!(ids, [97, 98, 99]);
 }
 

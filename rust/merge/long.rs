@@ -11,9 +11,9 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::{Merger, NO_MERGE, Rank};
 use crate::error::{Error, Result};
 use crate::memory::{filled, reserve};
-use crate::merge::{Merger, NO_MERGE, Rank};
 use crate::progress::Progress;
 
 /// The heap holds so many entries, 32 MiB, or one for each [`BYTES_AN_ENTRY`] bytes of the pretoken.
@@ -23,7 +23,7 @@ const BYTES_AN_ENTRY: usize = 4;
 const STEPS: u64 = 1 << 14;
 
 /// Appends the ids of `pretoken`; returns how many pairs were looked at.
-pub(crate) fn merge_long(
+pub(super) fn merge_long(
     merger: &Merger,
     pretoken: &[u8],
     out: &mut Vec<u32>,
@@ -253,8 +253,8 @@ mod tests {
                 assert_eq!(merged(&text, entries).0, ids, "{len} bytes, {entries} entries");
             }
             if len <= 64 {
-                let (mut scratch, mut short) = (crate::merge::MergeScratch::new(), Vec::new());
-                merger.merge(&text, &mut scratch, &mut short, &Progress::default()).unwrap();
+                let (mut lanes, mut short) = (super::super::Lanes::new(), Vec::new());
+                merger.merge(&text, &mut lanes, &mut short, &Progress::default()).unwrap();
                 assert_eq!(short, ids);
             }
         }
