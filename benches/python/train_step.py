@@ -1,10 +1,11 @@
 """One optimizer step of lmkit against its peers, same shape; and what saving and evaluating cost.
 
 Each tool runs in a process of its own, float32, two threads; processes take turns, a step each,
-after a warm-up, so that a noisy minute hits all of them. The matrix-product peak of the machine is
-measured in the same run, between the steps, and each figure is also given as a share of it. What
-is compared first: every tool's loss begins at ln(vocabulary), within a tenth. Each table has a
-record of its own.
+after a warm-up, so that a noisy minute hits all of them. All keep their pages of memory from step
+to step, as lmkit's trainer does: left to glibc, how many are given back and zeroed anew is each
+process's luck. The matrix-product peak of the machine is measured in the same run, between the
+steps, and each figure is also given as a share of it. What is compared first: every tool's loss
+begins at ln(vocabulary), within a tenth. Each table has a record of its own.
 """
 
 import argparse
@@ -54,6 +55,8 @@ def worker(tool: str, shape: Shape) -> None:
 
     import torch
 
+    from lmkit.lm.kept_pages import kept_pages
+
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     name, _, compiled = tool.partition("-")
@@ -62,16 +65,17 @@ def worker(tool: str, shape: Shape) -> None:
     expected = math.log(shape.vocab_size)
     if abs(first - expected) > 0.1 * expected:
         sys.exit(f"error: the first loss of {tool} is {first}, not near {expected}")
-    for _ in range(2):
-        step()
-    print(json.dumps({"first_loss": first}), flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        float(step())
-        seconds = time.perf_counter() - start
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        told = {"step_s": seconds, "peak_mib": memory, "matmul": matmul_peak()}
-        print(json.dumps(told), flush=True)
+    with kept_pages():
+        for _ in range(2):
+            step()
+        print(json.dumps({"first_loss": first}), flush=True)
+        for _ in sys.stdin:
+            start = time.perf_counter()
+            float(step())
+            seconds = time.perf_counter() - start
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            told = {"step_s": seconds, "peak_mib": memory, "matmul": matmul_peak()}
+            print(json.dumps(told), flush=True)
 
 
 def measure(table: str, tools: Sequence[str], rounds: int) -> dict[str, list[dict[str, float]]]:

@@ -23,6 +23,7 @@ from lmkit.lm.checkpoint_writer import Saved
 from lmkit.lm.distributed import joined
 from lmkit.lm.evaluate import bits_per_byte
 from lmkit.lm.keeper import make_keeper
+from lmkit.lm.kept_pages import kept_pages
 from lmkit.lm.odometer import Odometer
 from lmkit.lm.pace import Pace
 from lmkit.lm.pace_report import PaceReport
@@ -145,6 +146,7 @@ class Trainer:
             with (
                 self._ranks.explaining(),
                 advice.explaining_memory(self.config, self.device),
+                kept_pages(),
             ):
                 self._loop()
             self._finish()
