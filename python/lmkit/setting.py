@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmkit.errors import UsageError
+from lmkit.whole_number import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-_LARGEST = (1 << 63) - 1  # of what numpy and torch count with
 
 
 def setting(
@@ -101,8 +100,8 @@ class Setting:
         if self.duration and isinstance(value, str):
             value = _seconds(value, self.flag)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if isinstance(value, int) and abs(value) > _LARGEST:
-            raise UsageError(f"{self.flag} must be at most {_LARGEST}")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise UsageError(f"{self.flag} must be at most {LARGEST}")
         if self.kind is float and is_number:
             return float(typing.cast("float", value))
         if self.kind is int and isinstance(value, float) and value.is_integer():

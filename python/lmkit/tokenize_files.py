@@ -7,6 +7,7 @@ from typing import Any
 from lmkit import _core
 from lmkit.errors import UsageError
 from lmkit.tokenizer import Path, Tokenizer
+from lmkit.whole_number import whole_number, whole_number_or_none
 
 
 def tokenize(
@@ -100,6 +101,8 @@ def plan(
     *,
     method: str = "streaming",
     val_output: Path | None = None,
+    num_threads: int | None = None,
+    max_record_bytes: int = 1 << 30,
     resume: bool = False,
     slice_bytes: int | None = None,
     note_every: float | None = None,
@@ -126,6 +129,8 @@ def plan(
         os.fspath(output),
         val_output=os.fspath(val_output) if val_output else f"{stem}.val{ending}",
         in_memory=method == "in-memory",
+        num_threads=whole_number_or_none(num_threads, "--num_threads"),
+        max_record_bytes=whole_number(max_record_bytes, "--max_record_bytes"),
         resume=resume,
         slice_bytes=slice_bytes,
         note_every=note_every,

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias, TypedDict
 from lmkit import _core
 from lmkit.byte_size import byte_size
 from lmkit.errors import UsageError, already_exists
+from lmkit.whole_number import whole_number, whole_number_or_none
 
 Progress: TypeAlias = Callable[[int, int, int], object]
 
@@ -81,23 +82,25 @@ class Learning:
             )
         if not 0 <= self.seed < 1 << 64:
             raise UsageError(f"--seed must be from 0 to 2**64 - 1, not {self.seed}")
-        limit = self.memory_limit
+        limit = None
+        if self.memory_limit is not None:
+            limit = byte_size(self.memory_limit, "--memory_limit")
         return _core.Learner(
-            self.vocab_size,
+            whole_number(self.vocab_size, "--vocab_size"),
             None if self.special_tokens is None else list(self.special_tokens),
             self.pattern,
             self.tie_break,
-            min_frequency=self.min_frequency,
-            max_token_length=self.max_token_length,
+            min_frequency=whole_number(self.min_frequency, "--min_frequency"),
+            max_token_length=whole_number_or_none(self.max_token_length, "--max_token_length"),
             special_ids=self.special_ids,
             extend=self.extend,
             from_counts=[os.fspath(path) for path in self.from_counts],
             sample=self.sample,
             seed=self.seed,
             holds_out=self.holds_out,
-            memory_limit=None if limit is None else byte_size(limit, "--memory_limit"),
+            memory_limit=whole_number_or_none(limit, "--memory_limit"),
             allow_pruning=self.allow_pruning,
-            num_threads=self.num_threads,
+            num_threads=whole_number_or_none(self.num_threads, "--num_threads"),
         )
 
 

@@ -189,6 +189,11 @@ def test_a_setting_refuses_what_is_typed(words, message):
             "error: no such option '--vocab-sise'\nhint: did you mean --vocab_size?\n",
         ),
         (
+            ["train-tokenizer", "--vocab_size", f"{10**20}"],
+            "error: invalid value for '--vocab_size': 100000000000000000000 is more than "
+            "9223372036854775807\nhint: try lmkit train-tokenizer --help\n",
+        ),
+        (
             ["tokenize"],
             "error: missing option '--data_path'\nhint: try lmkit tokenize --help\n",
         ),

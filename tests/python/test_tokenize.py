@@ -312,6 +312,8 @@ class TestOutput:
             (path, tmp_path / "a.npy", {"dtype": "int8"}, UsageError, "int8"),
             (path, tmp_path / "a.npy", {"method": "mapped"}, UsageError, "mapped"),
             (path, tmp_path / "a.npy", {"num_threads": 0}, UsageError, "num_threads"),
+            (path, tmp_path / "a.npy", {"num_threads": -1}, UsageError, "num_threads must be"),
+            (path, tmp_path / "a.npy", {"max_record_bytes": 1 << 70}, UsageError, "record_bytes"),
             (path, tmp_path / "a.npy", {"errors": "ignore"}, UsageError, "ignore"),
             (path, tmp_path / "a.npy", {"val_fraction": 1.0}, UsageError, "val_fraction"),
             (path, tmp_path / "a.npy", {"val_fraction": 0.5}, UsageError, "document"),

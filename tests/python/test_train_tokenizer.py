@@ -331,7 +331,7 @@ def test_min_frequency_ends_the_learning():
     ("arguments", "message"),
     [
         ({"vocab_size": 256}, "--vocab_size 256 is too small for 256 bytes and 1 special token"),
-        ({"vocab_size": -1}, "negative"),
+        ({"vocab_size": -1}, "--vocab_size must be from 0 to 9223372036854775807, not -1"),
         ({"special_tokens": ["<a>", "<a>"]}, "given twice"),
         ({"special_tokens": [""]}, "at least one byte"),
         ({"tie_break": "random"}, "none of lexicographic, huggingface"),
@@ -348,6 +348,11 @@ def test_min_frequency_ends_the_learning():
         ({"allow_pruning": True}, "no effect without --memory_limit"),
         ({"held_out": "x"}, "no effect without report"),
         ({"seed": -1}, "--seed must be from 0"),
+        ({"vocab_size": 1 << 70}, "--vocab_size must be from 0 to 9223372036854775807"),
+        ({"min_frequency": -1}, "--min_frequency must be from 0"),
+        ({"max_token_length": 1 << 70}, "--max_token_length must be from 0"),
+        ({"memory_limit": 1 << 70}, "--memory_limit must be from 0"),
+        ({"num_threads": -1}, "--num_threads must be from 0"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(arguments, message):

@@ -13,6 +13,7 @@ import click
 from lmkit.cli.options import Option
 from lmkit.config import TrainConfig, settings
 from lmkit.presets import PRESETS
+from lmkit.whole_number import LARGEST
 
 Decorator: TypeAlias = Callable[[Any], Any]
 
@@ -33,6 +34,16 @@ def option(*names: str, **more: Any) -> Decorator:  # noqa: ANN401 - click's
     return click.option(*names, cls=Option, **more)
 
 
+class _WholeNumber(click.IntRange):
+    """A range whose end, that of 64 bits, is told only to who went beyond it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's
+        number = super().convert(value, param, ctx)
+        if number > LARGEST:
+            self.fail(f"{number} is more than {LARGEST}", param, ctx)
+        return number
+
+
 def whole_number(
     flag: str,
     sentence: str,
@@ -42,7 +53,7 @@ def whole_number(
     **more: Any,  # noqa: ANN401 - click's
 ) -> Decorator:
     """An option that takes a whole number; ``more``, here and below, goes to `option`."""
-    kind = click.IntRange(min=at_least)
+    kind = _WholeNumber(min=at_least)
     return option(flag, type=kind, metavar="N", help=sentence, **(_default(default) | more))
 
 

@@ -15,6 +15,10 @@ from lmkit.errors import UsageError
 from lmkit.shards.names import SUFFIXES
 from lmkit.shards.plan import Cut, Plan, PlannedInput
 from lmkit.tokenizer import Tokenizer
+from lmkit.whole_number import whole_number
+
+# Planning so many took 0.8 GB, and a folder then has four million names.
+MOST_SHARDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def make_plan(
         [os.path.abspath(path) if path != "-" else path for path in data_path],  # noqa: PTH100 - links stay
         errors=options.errors,
         text_field=options.text_field,
-        max_record_bytes=options.max_record_bytes,
+        max_record_bytes=whole_number(options.max_record_bytes, "--max_record_bytes"),
         left_out=left_out,
     )
     native = tokenizer._native
@@ -145,6 +149,13 @@ def _val_folder(folder: Path, options: ShardOptions) -> Path | None:
 
 def _count(inputs: _core.ShardInputs, tokenizer: Tokenizer, options: ShardOptions) -> int:
     """How many shards there are to be."""
+    count = _asked_count(inputs, tokenizer, options)
+    if count > MOST_SHARDS:
+        raise UsageError(f"{count:,} shards are too many for a folder; at most {MOST_SHARDS:,}")
+    return count
+
+
+def _asked_count(inputs: _core.ShardInputs, tokenizer: Tokenizer, options: ShardOptions) -> int:
     if options.shards is not None:
         if options.shard_tokens is not None:
             raise UsageError("--shards and --shard_tokens exclude each other")
