@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import pickle
-import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,7 +28,14 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from lmkit.durable import TEMPORARY_SUFFIX, durable_file, refused, sync_folder, write_durably
+from lmkit.durable import (
+    TEMPORARY_SUFFIX,
+    durable_file,
+    refused,
+    remove,
+    sync_folder,
+    write_durably,
+)
 from lmkit.errors import LmkitError, MismatchError, MissingFileError, TrainingError
 from lmkit.lm.checkpoint import TAKE_ANOTHER, unpack
 from lmkit.lm.checkpoint_names import MANIFEST
@@ -102,7 +108,7 @@ def write_sharded(
 
     def make() -> None:
         if ranks.is_first:
-            shutil.rmtree(building, ignore_errors=True)
+            remove(building)
             building.mkdir()
 
     def write() -> dict[str, dict[str, Any]]:
@@ -126,7 +132,7 @@ def write_sharded(
         # It is whole, and who else is gone is for the run to find out.
     except BaseException:
         if ranks.is_first:
-            shutil.rmtree(building, ignore_errors=True)
+            remove(building)
         raise
 
 
@@ -280,11 +286,11 @@ def _complete(
     write_durably(building / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
     replaced = path.with_name(f".{path.name}.replaced")
     if path.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
+        remove(replaced)
         path.replace(replaced)
     building.replace(path)
     sync_folder(path.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    remove(replaced)
 
 
 def _identity(path: Path) -> dict[str, Any]:
