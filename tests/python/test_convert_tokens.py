@@ -107,6 +107,18 @@ class TestOut:
         assert {len(part) for part in parts[:-1]} == {1000}
         assert np.array_equal(np.concatenate(parts), IDS)
 
+    def test_llmc_may_have_more_files_than_can_be_open(self, npy: Path, tmp_path: Path) -> None:
+        files = [str(tmp_path / f"a_{part:06d}.bin") for part in range(-(-len(IDS) // 100))]
+        resource = pytest.importorskip("resource")
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(files) // 2, limit[1]))
+        try:
+            done = convert(npy, tmp_path / "a.bin", to_format="llmc", shard_tokens=100)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        assert done["files"] == files == sorted(map(str, tmp_path.iterdir()))
+        assert np.array_equal(np.concatenate([read_llmc(Path(one))[1] for one in files]), IDS)
+
     def test_no_part_of_an_earlier_llmc_stays_among_those_of_a_later(
         self, npy: Path, tmp_path: Path
     ) -> None:

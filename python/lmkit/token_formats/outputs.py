@@ -17,14 +17,14 @@ class Outputs:
     """
 
     def __init__(self) -> None:
-        self._open: list[tuple[Path, Path, BinaryIO]] = []
+        self._made: list[tuple[Path, Path, BinaryIO]] = []
         self._last: set[Path] = set()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        for _, temporary, file in self._open:
+        for _, temporary, file in self._made:
             file.close()
             with suppress(OSError):
                 temporary.unlink()
@@ -37,25 +37,35 @@ class Outputs:
             file = temporary.open("w+b")
         except OSError as error:
             raise refused("write", path, error) from error
-        self._open.append((path, temporary, file))
+        self._made.append((path, temporary, file))
         self._last |= {path} if last else set()
         return file
+
+    def close(self, file: BinaryIO) -> None:
+        """Make one of many files durable before the others, so that not all stay open."""
+        try:
+            sync_open(file)
+            file.close()
+        except OSError as error:
+            path = next(path for path, _, one in self._made if one is file)
+            raise refused("write", path, error) from error
 
     def put_in_place(self, stale: Sequence[Path] = ()) -> None:
         """Make all files durable, remove older ones that would not fit them, and rename."""
         try:
-            for _, _, file in self._open:
-                sync_open(file)
-                file.close()
+            for _, _, file in self._made:
+                if not file.closed:
+                    sync_open(file)
+                    file.close()
             for older in stale:
                 older.unlink(missing_ok=True)
-            for path, temporary, _ in sorted(self._open, key=lambda made: made[0] in self._last):
+            for path, temporary, _ in sorted(self._made, key=lambda made: made[0] in self._last):
                 temporary.replace(path)
-            for folder in {path.parent for path, _, _ in self._open}:
+            for folder in {path.parent for path, _, _ in self._made}:
                 sync_folder(folder)
         except OSError as error:
-            raise refused("write", error.filename or self._open[0][0], error) from error
-        self._open = []
+            raise refused("write", error.filename or self._made[0][0], error) from error
+        self._made = []
 
 
 def check_outputs(paths: Sequence[Path], *, force: bool) -> None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lmkit import _core
 from lmkit.errors import MalformedError
@@ -128,32 +128,34 @@ class RawSink:
 
 
 class LlmcSink:
-    """llm.c's files, each of at most ``most`` ids."""
+    """llm.c's files, each of at most ``most`` ids; one is open at a time."""
 
     def __init__(
         self, outputs: Outputs, paths: Sequence[Path], dtype: str, tokens: int, most: int
     ) -> None:
-        self._files: list[tuple[BinaryIO, int]] = []
-        for place, path in enumerate(paths):
-            count = min(most, tokens - place * most)
-            file = outputs.create(path)
-            file.write(llmc.header(dtype, count))
-            self._files.append((file, count))
+        self._outputs, self._dtype = outputs, dtype
+        self._most, self._left = most, tokens
+        self._paths = iter(paths)
+        self._begin()
 
     def write(self, ids: "npt.NDArray[np.integer[Any]]") -> None:
         """Append ``ids``."""
         while len(ids):
-            file, room = self._files[0]
-            part, ids = ids[:room], ids[room:]
-            file.write(part.tobytes())
-            if len(part) == room:
-                file.flush()
-                self._files.pop(0)
-            else:
-                self._files[0] = (file, room - len(part))
+            if not self._room:
+                self._outputs.close(self._file)
+                self._begin()
+            part, ids = ids[: self._room], ids[self._room :]
+            self._file.write(part.tobytes())
+            self._room -= len(part)
 
     def finish(self, ends: DocumentEnds | None, facts: Facts) -> None:
         """Nothing else is written."""
+
+    def _begin(self) -> None:
+        self._room = min(self._most, self._left)
+        self._left -= self._room
+        self._file = self._outputs.create(next(self._paths))
+        self._file.write(llmc.header(self._dtype, self._room))
 
 
 class MegatronSink:
