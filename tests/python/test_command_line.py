@@ -328,9 +328,14 @@ def test_a_signal_ends_a_command_at_once_with_its_code(tmp_path, number, code):
 # --- output ------------------------------------------------------------------------------------
 
 
-def test_a_closed_output_ends_quietly():
+@pytest.mark.parametrize("words", [["--help"], ["inspect", "tokenizer", "--text", "the cat"]])
+def test_a_closed_output_ends_quietly(text, words):
+    learn(text, "--vocab_size", "260")
     child = subprocess.Popen(
-        [sys.executable, "-m", "lmkit", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "lmkit", *words],
+        cwd=text.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert child.stdout is not None
     child.stdout.close()

@@ -182,6 +182,12 @@ def _as_json(path: str, seen: "TokenView", html_path: str | None) -> dict[str, A
 
 
 def _print_tokens(seen: "TokenView") -> None:
+    """Print the tokens in colour, where the terminal has it."""
+    # Not by rich itself, which ends the process with 1 where the reader has left.
+    print(_coloured(seen), end="")
+
+
+def _coloured(seen: "TokenView") -> str:
     from rich.console import Console
     from rich.style import Style
     from rich.text import Text
@@ -201,13 +207,16 @@ def _print_tokens(seen: "TokenView") -> None:
             flow.append(f"{token.id} ", Style(color=colour, dim=True))
         if token.bytes.endswith(b"\n"):
             flow.append("\n")
-    console.print(flow)
     more = seen.count - len(seen.tokens)
-    if more:
-        console.print(f"... and {more:,} tokens more; --show N shows more of them", markup=False)
-    console.print(summary(seen), markup=False)
     named = ", ".join(f"'{one.text}' {one.id} ({count:,})" for one, count in seen.commonest)
-    console.print(f"commonest: {named}", markup=False)
+    with console.capture() as printed:
+        console.print(flow)
+        if more:
+            said = f"... and {more:,} tokens more; --show N shows more of them"
+            console.print(said, markup=False)
+        console.print(summary(seen), markup=False)
+        console.print(f"commonest: {named}", markup=False)
+    return printed.get()
 
 
 def _print_report(report: "Report") -> None:
