@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import struct
 import subprocess
 import sys
@@ -14,7 +15,13 @@ import numpy as np
 import pytest
 
 import lmkit
-from lmkit.errors import MalformedError, MismatchError, MissingFileError, UsageError
+from lmkit.errors import (
+    MalformedError,
+    MismatchError,
+    MissingFileError,
+    SystemRefusedError,
+    UsageError,
+)
 from lmkit.token_file import TokenFileWarning, TokenReader, read_sidecar
 from lmkit.token_formats import convert, llmc
 
@@ -371,6 +378,17 @@ class TestRefusals:
         (tmp_path / "a.docs.npy").write_bytes(b"older")
         convert(npy, tmp_path / "a.npy", force=True)
         assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.npy", "a.npy.json"]
+
+    @pytest.mark.parametrize("name", ["full.txt", "full.npy"])
+    def test_a_full_disk_is_named(self, npy: Path, tmp_path: Path, name: str) -> None:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            with pytest.raises(SystemRefusedError, match=f"{name}.*: File too large"):
+                convert(npy, tmp_path / name, tokenizer=TOK)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert not list(tmp_path.iterdir())
 
     def test_others(self, npy: Path, tmp_path: Path) -> None:
         with pytest.raises(MissingFileError):

@@ -1,13 +1,14 @@
 """One token file → another, block by block, every id checked against what the target can hold."""
 
 import os
-from collections.abc import Callable
-from contextlib import closing, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmkit.errors import MalformedError, MismatchError, UsageError
+from lmkit.durable import refused
+from lmkit.errors import LmkitError, MalformedError, MismatchError, UsageError
 from lmkit.token_file import sidecar_path
 from lmkit.token_formats import detect, llmc
 from lmkit.token_formats.document_ends import DocumentEnds, EndsAfter, OneDocument
@@ -91,6 +92,7 @@ def convert(
         MalformedError: an input is not of its format, or an id does not fit the target.
         MismatchError: the ids were made with another tokenizer.
         UsageError: an output exists, or options that do not go together.
+        SystemRefusedError: the system refused a read or a write.
 
     Examples:
         >>> convert("train.npy", "train", to_format="megatron", end_of_document="50256")
@@ -106,7 +108,7 @@ def convert(
     ends = _ends(ask, opened, end_of_document)
     stored = _dtype(ask, opened)
     spool = closing(ends) if isinstance(ends, EndsAfter) else nullcontext()
-    with Outputs() as outputs, spool:
+    with _naming(opened.name, target), Outputs() as outputs, spool:
         sink = _sink(ask, opened, outputs, paths, stored)
         smallest, largest = _copy(ask, opened, sink, ends, stored, progress)
         sidecar = opened.sidecar
@@ -132,6 +134,17 @@ def convert(
         "files": [os.fspath(path) for path in paths],
         "ends_kept": None if ends is None else written in {"npy", "bin", "megatron"},
     }
+
+
+@contextmanager
+def _naming(source: str, target: str | os.PathLike[str]) -> Iterator[None]:
+    """Name the files in what the system refuses of one that is open, which it does not name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or isinstance(error, LmkitError):
+            raise
+        raise refused(f"turn {source} into", os.fspath(target), error) from error
 
 
 def _check(ask: _Ask, source: TokenSource) -> None:
