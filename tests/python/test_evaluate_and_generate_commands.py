@@ -107,6 +107,15 @@ def test_generate_from_nothing_is_an_error(tmp_path):
     assert caught.value.exit_code == 2
 
 
+def test_a_token_file_is_no_checkpoint(tmp_path):
+    """Though it has a sidecar of the same name."""
+    np.save(tmp_path / "train.npy", np.arange(9, dtype="<i4"))
+    (tmp_path / "train.npy.json").write_text('{"dtype": "int32", "tokens": 9}')
+    with pytest.raises(LmkitError, match=r"train\.npy is no checkpoint$") as caught:
+        lmkit("generate", "--checkpoint", tmp_path / "train.npy", "--prompt", "x")
+    assert str(caught.value.hint).startswith("lmkit inspect ")
+
+
 def test_generate_for_a_reader_that_leaves_ends_quietly(run):
     options = ("--seed", "0", "--max_new_tokens", "5000", "--num_samples", "20")
     process = subprocess.Popen(

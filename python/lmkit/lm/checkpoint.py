@@ -334,6 +334,11 @@ def _verify(typed: str, file: BufferedReader, notice: Notice) -> None:
         notice(f"{typed} has no sidecar {sidecar_name}: loaded without verifying it")
         return
     except (ValueError, KeyError, TypeError) as error:
+        if not zipfile.is_zipfile(file):  # a token file's sidecar has the same name
+            raise MismatchError(
+                f"{typed} is no checkpoint",
+                hint=f"lmkit inspect {shlex.quote(typed)} tells what it is",
+            ) from error
         raise MismatchError(f"the sidecar {sidecar_name} is damaged") from error
     size = os.fstat(file.fileno()).st_size
     if all(size != known_size for known_size, _ in known):
