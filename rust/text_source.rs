@@ -455,11 +455,13 @@ impl<'s> Slices<'s> {
                     return Ok(Taken::Cell(cell));
                 }
                 Some(Current::Stream(stream)) => {
+                    slice.make_room();
                     if !stream.fill(slice, &self.reading)? {
                         feed.current = None;
                     }
                 }
                 Some(Current::Rows(rows)) => {
+                    slice.make_room();
                     if !rows.fill(slice, &self.reading, &mut feed.nulls)? {
                         feed.current = None;
                     }
@@ -527,6 +529,7 @@ impl<'s> Slices<'s> {
     }
 
     fn read_cell(&self, cell: Cell, slice: &mut Slice) -> Result<()> {
+        slice.bytes = std::mem::take(&mut slice.used);
         let range = grid::read_cell(&cell.file, cell.number, &mut slice.bytes, &self.reading)?;
         self.tell_read(&cell);
         if let Some(range) = range {

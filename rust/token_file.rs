@@ -98,16 +98,26 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Counts `ids`.
-    pub fn add_ids(&mut self, ids: &[u32]) {
+    /// Counts `ids`; returns how many of them are `separator`.
+    pub fn add_ids(&mut self, ids: &[u32], separator: Option<u32>) -> u64 {
         self.tokens += ids.len() as u64;
-        let mut range = self.range.unwrap_or((u32::MAX, 0));
-        for &id in ids {
-            range = (range.0.min(id), range.1.max(id));
+        let (mut least, mut largest) = self.range.unwrap_or((u32::MAX, 0));
+        // No id is as large.
+        let separator = separator.unwrap_or(u32::MAX);
+        let mut separators = 0;
+        // One pass, in stretches that a small counter suffices for: so vectors take all three.
+        for ids in ids.chunks(1 << 16) {
+            let mut count = 0_u32;
+            for &id in ids {
+                (least, largest) = (least.min(id), largest.max(id));
+                count += u32::from(id == separator);
+            }
+            separators += u64::from(count);
         }
-        if range.0 <= range.1 {
-            self.range = Some(range);
+        if least <= largest {
+            self.range = Some((least, largest));
         }
+        separators
     }
 
     /// Adds what another part holds.

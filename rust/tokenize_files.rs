@@ -333,8 +333,8 @@ impl Job<'_, '_> {
             let first = part.ids.len();
             self.encode_piece(&piece, scratch, &mut part.ids)?;
             let ids = &part.ids[first..];
-            part.counts.add_ids(ids);
-            part.counts.documents += self.documents_in(&piece, ids);
+            let separators = part.counts.add_ids(ids, self.separator_id);
+            part.counts.documents += self.documents_in(&piece, ids.last().copied(), separators);
             if self.options.is_shard {
                 self.add_ends(&piece, first, ids, &mut part.ends);
             }
@@ -385,12 +385,11 @@ impl Job<'_, '_> {
     }
 
     /// How many documents end in the piece: at separators, and with the input.
-    fn documents_in(&self, piece: &Piece<'_>, ids: &[u32]) -> u64 {
+    fn documents_in(&self, piece: &Piece<'_>, last: Option<u32>, separators: u64) -> u64 {
         if piece.is_record || self.options.validation.is_some() {
             return u64::from(piece.starts_document);
         }
-        let separators = ids.iter().filter(|&&id| Some(id) == self.separator_id).count() as u64;
-        let goes_on = ids.last().is_some_and(|&id| Some(id) != self.separator_id);
+        let goes_on = last.is_some() && last != self.separator_id;
         separators + u64::from(piece.ends_document && goes_on)
     }
 }

@@ -15,7 +15,7 @@ use crate::error::Result;
 /// How much is read beyond a cell at first, to find where its text ends.
 const LOOK_AHEAD: u64 = 4096;
 
-/// Reads the text of `cell` into `bytes` and says where in the file it stands; None where no text
+/// Reads the text of `cell` over `bytes` and says where in the file it stands; None where no text
 /// begins in this cell.
 pub(super) fn read_cell(
     file: &PlainFile,
@@ -26,11 +26,12 @@ pub(super) fn read_cell(
     let cell_bytes = reading.slice_bytes as u64;
     let context = reading.cut.context() as u64;
     let base = (cell * cell_bytes).saturating_sub(context);
-    let mut window = Window { file, bytes, base, cell_bytes, context, cut: reading.cut };
+    let mut window = Window { file, bytes, filled: 0, base, cell_bytes, context, cut: reading.cut };
     let Some(start) = window.cut_in(cell)? else {
         window.bytes.clear();
         return Ok(None);
     };
+    window.start_at(start, cell + 1);
     let end = window.end_after(cell, start, reading)?;
     window.load(end)?;
     if end == file.size {
@@ -43,7 +44,9 @@ pub(super) fn read_cell(
 /// The part of the file that is in memory: from `base` on.
 struct Window<'f> {
     file: &'f PlainFile,
+    /// What was read, and behind it what an earlier cell left: it need not be zeroed to be read over.
     bytes: &'f mut Vec<u8>,
+    filled: usize,
     base: u64,
     cell_bytes: u64,
     context: u64,
@@ -62,14 +65,14 @@ impl Window<'_> {
         while from < end {
             let to = (from + step).min(end);
             self.load(to.saturating_add(self.context))?;
-            if let Some(at) = self.cut.first_break(self.bytes, self.place(from)..self.place(to)) {
+            if let Some(at) = self.cut.first_break(self.read(), self.place(from)..self.place(to)) {
                 return Ok(Some(self.base + at as u64));
             }
             (from, step) = (to, step * 2);
         }
         Ok(self
             .cut
-            .first(self.bytes, self.place(start)..self.place(end))
+            .first(self.read(), self.place(start)..self.place(end))
             .map(|at| self.base + at as u64))
     }
 
@@ -98,21 +101,38 @@ impl Window<'_> {
             return Ok(());
         }
         self.load(end.saturating_add(self.context))?;
-        let last = self.cut.last(self.bytes, self.place(start) + 1..self.place(end));
+        let last = self.cut.last(self.read(), self.place(start) + 1..self.place(end));
         let last = last.map_or(start, |at| self.base + at as u64);
         reading.check_record(&self.file.path, last, end - last)
     }
 
+    fn read(&self) -> &[u8] {
+        &self.bytes[..self.filled]
+    }
+
     /// Reads on until the file's bytes up to `end`, or all of them, are in memory.
     fn load(&mut self, end: u64) -> Result<()> {
-        let have = self.bytes.len();
         let end = self.place(end.min(self.file.size));
-        if end > have {
-            reserve(self.bytes, end - have)?;
-            self.bytes.resize(end, 0);
-            self.file.read_exact_at(&mut self.bytes[have..], self.base + have as u64)?;
+        if end > self.filled {
+            if end > self.bytes.len() {
+                reserve(self.bytes, end - self.bytes.len())?;
+                self.bytes.resize(end, 0);
+            }
+            let from = self.base + self.filled as u64;
+            self.file.read_exact_at(&mut self.bytes[self.filled..end], from)?;
+            self.filled = end;
         }
         Ok(())
+    }
+
+    /// Moves what was read from `start` on to the front, while it is little, unless the search for
+    /// a cut in the `next` cell looks at what comes before it.
+    fn start_at(&mut self, start: u64, next: u64) {
+        if start + self.context <= next * self.cell_bytes {
+            let place = self.place(start);
+            self.bytes.copy_within(place..self.filled, 0);
+            (self.filled, self.base) = (self.filled - place, start);
+        }
     }
 
     fn keep(&mut self, start: u64, end: u64) {

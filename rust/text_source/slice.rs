@@ -81,6 +81,9 @@ struct Span {
 pub struct Slice {
     pub(super) number: u64,
     pub(super) bytes: Vec<u8>,
+    /// What an earlier slice held, to be read over: memory of the right size that need not be
+    /// zeroed again.
+    pub(super) used: Vec<u8>,
     pub(super) segments: Vec<Segment>,
     /// The plain file the only segment comes from, for its lines.
     pub(super) file: Option<Arc<PlainFile>>,
@@ -118,12 +121,23 @@ impl Slice {
         if self.bytes.capacity() < self.text.capacity() {
             self.bytes = std::mem::take(&mut self.text).into_bytes();
         }
+        if self.used.capacity() < self.bytes.capacity() {
+            self.used = std::mem::take(&mut self.bytes);
+        }
         self.bytes.clear();
         self.text.clear();
         self.segments.clear();
         self.spans.clear();
         self.file = None;
         self.text_bytes = 0;
+    }
+
+    /// Bytes are appended next.
+    pub(super) fn make_room(&mut self) {
+        if self.bytes.capacity() < self.used.capacity() && self.bytes.is_empty() {
+            std::mem::swap(&mut self.bytes, &mut self.used);
+            self.bytes.clear();
+        }
     }
 
     /// Bytes and segments → text and pieces.
