@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import warnings
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO, cast
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
 def run() -> None:
     """Run the command line and leave with its exit code; errors are one line each on stderr."""
     signal.signal(signal.SIGTERM, _terminated)
+    sys.unraisablehook = _not_raised
     warnings.showwarning = _warned
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             # A file's name or a model's text may hold what the terminal's encoding has no sign for.
             cast("TextIOWrapper", stream).reconfigure(errors="backslashreplace")
-    code = _flushed(_outcome())
+    try:
+        code = _flushed(_outcome())
+    except KeyboardInterrupt:  # while modules were loaded
+        code = _interrupted()
     # All is said and written: who asks to leave now is not to change the code, nor see a traceback.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -43,6 +48,22 @@ def _leave_at_once(code: int) -> NoReturn:
 
 def _terminated(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+def _not_raised(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Send a signal again whose exception came where Python raises none, as in a weak reference.
+
+    Such are made and dropped with every module that is loaded. A moment later, from a thread, or
+    it would come in here.
+    """
+    kinds = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
+    number = kinds.get(unraisable.exc_type)
+    if number is None:
+        sys.__unraisablehook__(unraisable)
+        return
+    again = threading.Timer(0.01, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def _warned(
@@ -78,10 +99,14 @@ def _outcome() -> int:
     except click.ClickException as error:
         return _fail(*_said(error), error.exit_code, error)
     except (KeyboardInterrupt, click.Abort):
-        Complaint("interrupted", None, INTERRUPTED, "KeyboardInterrupt").say()
-        return INTERRUPTED
+        return _interrupted()
     except Exception as error:  # noqa: BLE001 - the last door: no traceback leaves it
         return _unexpected(error)
+
+
+def _interrupted() -> int:
+    Complaint("interrupted", None, INTERRUPTED, "KeyboardInterrupt").say()
+    return INTERRUPTED
 
 
 def _unexpected(error: Exception) -> int:

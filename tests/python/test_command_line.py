@@ -325,6 +325,33 @@ def test_a_signal_ends_a_command_at_once_with_its_code(tmp_path, number, code):
     assert not (tmp_path / "t").exists()
 
 
+@pytest.mark.parametrize("is_dropped", [False, True])
+def test_ctrl_c_while_modules_are_loaded_ends_quietly(is_dropped):
+    """Also in the callback of a weak reference, where Python drops what is raised."""
+    script = f"""if True:
+        import os, signal, sys, time, weakref
+
+        class Interrupting:
+            def find_spec(self, name, *_):
+                if name == "lmkit.cli":
+                    stop = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+                    referred = type("Referred", (), {{}})()
+                    held = weakref.ref(referred, stop)
+                    if {is_dropped}:
+                        del referred
+                        time.sleep(20)
+                    stop()
+
+        from lmkit.__main__ import run
+        sys.meta_path.insert(0, Interrupting())
+        sys.argv = ["lmkit", "--version"]
+        run()"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 # --- output ------------------------------------------------------------------------------------
 
 
