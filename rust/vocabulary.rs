@@ -5,10 +5,13 @@
 //! checks these again. All tokens lie in one buffer and both directions are one look-up, so that a
 //! vocabulary of 50,000 tokens is built in milliseconds.
 
+use std::sync::OnceLock;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
+use crate::memory::reserve;
 
 /// One merge: `left` and `right` side by side become `merged`. Its rank is its place in the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,11 +38,13 @@ pub enum MergeRule {
 /// Tokens by id, ids by token, and the merge rule.
 #[derive(Debug, Clone)]
 pub struct Vocabulary {
-    /// All tokens, end to end, by rising id, and [`Vocabulary::ROOM`] zeros.
+    /// All tokens, end to end, by rising id.
     bytes: Vec<u8>,
     /// Each token's id and where its bytes end, by rising id.
     entries: Vec<(u32, u32)>,
     by_id: ById,
+    /// Made when first asked for: who only encodes needs none.
+    rows: OnceLock<Vec<Row>>,
     /// Open addressing: a hash of the token's bytes → its place in `entries`.
     by_token: Vec<u32>,
     byte_ids: [u32; 256],
@@ -62,12 +67,16 @@ struct Span {
     len: u32,
 }
 
+/// Bytes of a [`Row`].
+pub(crate) const ROW: usize = 16;
+
+/// A token of at most fifteen bytes, and its length in the last byte; 0 there where it is longer, or
+/// there is none. One look tells all of it.
+pub(crate) type Row = [u8; ROW];
+
 const NOWHERE: u32 = u32::MAX;
 
 impl Vocabulary {
-    /// How many bytes can be read from any token's start, whatever its length.
-    pub(crate) const ROOM: usize = 16;
-
     /// A vocabulary whose merges are listed, each as its two byte strings.
     pub fn from_merges(
         tokens: impl IntoIterator<Item = (u32, impl AsRef<[u8]>)>,
@@ -112,10 +121,10 @@ impl Vocabulary {
             }
             entries.push((id, end));
         }
-        bytes.extend_from_slice(&[0; Self::ROOM]);
         let mut vocabulary = Self {
             bytes,
             by_id: index_ids(&entries),
+            rows: OnceLock::new(),
             entries,
             by_token: Vec::new(),
             byte_ids: [0; 256],
@@ -209,11 +218,27 @@ impl Vocabulary {
         Some(&self.bytes[start as usize..][..len as usize])
     }
 
-    /// The length of token `id`, and its bytes with others behind, [`Vocabulary::ROOM`] at least.
-    #[inline]
-    pub(crate) fn token_and_room(&self, id: u32) -> Option<(usize, &[u8])> {
-        let Span { start, len } = self.span(id)?;
-        Some((len as usize, &self.bytes[start as usize..]))
+    /// Each id's token for decoding; empty where ids are too scattered for an array.
+    pub(crate) fn rows(&self) -> Result<&[Row]> {
+        if let Some(rows) = self.rows.get() {
+            return Ok(rows);
+        }
+        let mut rows = Vec::new();
+        if let ById::Dense(spans) = &self.by_id {
+            reserve(&mut rows, spans.len())?;
+            rows.extend(spans.iter().map(|&span| self.row(span)));
+        }
+        Ok(self.rows.get_or_init(|| rows))
+    }
+
+    fn row(&self, Span { start, len }: Span) -> Row {
+        let token = &self.bytes[start as usize..][..len as usize];
+        let mut row = [0; ROW];
+        if let Some(room) = row[..ROW - 1].get_mut(..token.len()) {
+            room.copy_from_slice(token);
+            row[ROW - 1] = u8::try_from(token.len()).unwrap_or_default();
+        }
+        row
     }
 
     #[inline]

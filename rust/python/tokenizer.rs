@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
-use pyo3::exceptions::PyOverflowError;
+use pyo3::exceptions::{PyOverflowError, PyUnicodeDecodeError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyIterator, PyList, PyString};
@@ -218,9 +218,20 @@ impl Tokenizer {
         })
     }
 
-    fn decode(&self, py: Python<'_>, ids: &Bound<'_, PyAny>) -> PyResult<String> {
+    fn decode<'py>(
+        &self,
+        py: Python<'py>,
+        ids: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyString>> {
         let bytes = self.bytes_of(py, ids)?;
-        Ok(py.detach(|| decode::text_of(bytes)))
+        // Python checks what it takes over: to check before would be one more pass.
+        PyString::from_bytes(py, &bytes).or_else(|error| {
+            if !error.is_instance_of::<PyUnicodeDecodeError>(py) {
+                return Err(error);
+            }
+            let text = py.detach(|| decode::text_of(bytes));
+            PyString::from_bytes(py, text.as_bytes())
+        })
     }
 
     fn decode_bytes<'py>(

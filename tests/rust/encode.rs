@@ -341,11 +341,43 @@ fn scattered_ids_take_no_memory_of_their_own() {
     assert_eq!(tokenizer.encode("abb", SpecialHandling::Encode).unwrap(), [far, 98]);
 }
 
+/// The bytes, tokens of 2 to 40 bytes by rising id, and one token with the id `last`.
+fn tokens_of_all_lengths(last: u32) -> Vocabulary {
+    let bytes = (0..=255).map(|byte| (u32::from(byte), vec![byte]));
+    let longer = (2..=40).map(|len| (300 + u32::from(len), (0..len).collect::<Vec<u8>>()));
+    Vocabulary::from_ranks(bytes.chain(longer).chain([(last, b"the last".to_vec())])).unwrap()
+}
+
+#[test]
+fn tokens_of_any_length_decode_to_their_bytes() {
+    for last in [400, i32::MAX.unsigned_abs()] {
+        let vocabulary = tokens_of_all_lengths(last);
+        let known: Vec<u32> = vocabulary.iter().map(|(id, _)| id).collect();
+        // Steps through all of them in changing order, for more than a few thousand ids.
+        let ids: Vec<i64> = (0..30_000).map(|at| known[at * at % known.len()].into()).collect();
+        for len in [0, 1, 2, 100, ids.len()] {
+            let token = |id: &i64| vocabulary.token(u32::try_from(*id).unwrap()).unwrap();
+            let expected: Vec<u8> = ids[..len].iter().flat_map(token).copied().collect();
+            assert_eq!(decode_bytes(&vocabulary, &ids[..len]).unwrap(), expected);
+        }
+    }
+}
+
 #[test]
 fn unknown_ids_are_named_with_their_index() {
-    let vocabulary = vocabulary(&[]);
-    for bad in [-1, 256, i64::MAX] {
-        let error = decode_bytes(&vocabulary, &[1, bad]).unwrap_err();
-        assert!(matches!(error, Error::UnknownId { id, index: 1, .. } if id == bad), "{error}");
+    // Those between the known ones too, and those after thousands of others.
+    for last in [400, i32::MAX.unsigned_abs()] {
+        let vocabulary = tokens_of_all_lengths(last);
+        for bad in [-1, 256, 399, i64::from(last) - 1, i64::from(last) + 1, i64::MAX, i64::MIN] {
+            for place in [0, 1, 10_000] {
+                let mut ids = vec![1; 10_001];
+                ids[place] = bad;
+                let error = decode_bytes(&vocabulary, &ids).unwrap_err();
+                assert!(
+                    matches!(error, Error::UnknownId { id, index, .. } if (id, index) == (bad, place)),
+                    "{error}"
+                );
+            }
+        }
     }
 }
