@@ -53,20 +53,30 @@ impl Numbers {
     fn list<'py>(&self, py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyList>> {
         // Another thread may be at it, or have been when this process was forked off.
         let Ok(mut known) = self.0.try_lock() else { return PyList::new(py, ids) };
-        let numbers = ids.iter().map(|&id| {
-            let place = id as usize;
-            if place >= known.len() {
-                if place >= Self::MOST {
-                    return id.into_pyobject(py).unwrap_or_else(|never| match never {});
-                }
-                known.resize_with((place + 1).next_power_of_two(), || None);
-            }
-            let number = known[place].get_or_insert_with(|| {
-                id.into_pyobject(py).unwrap_or_else(|never| match never {}).unbind()
-            });
-            number.bind(py).clone()
+        let numbers = ids.iter().map(|&id| match known.get(id as usize) {
+            Some(Some(number)) => number.bind(py).clone(),
+            _ => Self::first(&mut known, py, id),
         });
         PyList::new(py, numbers)
+    }
+
+    /// The number of an id that has none yet; out of line, so that the others' loop is short.
+    #[cold]
+    #[inline(never)]
+    fn first<'py>(
+        known: &mut Vec<Option<Py<PyInt>>>,
+        py: Python<'py>,
+        id: u32,
+    ) -> Bound<'py, PyInt> {
+        let number = id.into_pyobject(py).unwrap_or_else(|never| match never {});
+        let place = id as usize;
+        if place < Self::MOST {
+            if place >= known.len() {
+                known.resize_with((place + 1).next_power_of_two(), || None);
+            }
+            known[place] = Some(number.clone().unbind());
+        }
+        number
     }
 }
 
