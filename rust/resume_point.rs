@@ -25,7 +25,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::durable::{self, NOBODY};
 use crate::error::{Error, ErrorKind, Result};
-use crate::text_source::{Input, modified_ns};
+use crate::text_source::Input;
 use crate::token_file::{Counts, sidecar};
 
 /// How often a run notes how far it is.
@@ -56,7 +56,7 @@ struct InputIdentity {
 }
 
 impl Job {
-    /// The job of encoding `inputs`, as they are now, with this tokenizer and these options.
+    /// The job of encoding `inputs`, as they were found, with this tokenizer and these options.
     pub fn new(
         tokenizer: String,
         options: BTreeMap<String, String>,
@@ -123,19 +123,17 @@ impl Job {
 
 impl InputIdentity {
     fn of(input: &Input) -> Result<Self> {
-        let path = &input.path;
+        let Input { path, size, modified_ns, .. } = input;
         let again = |name: &str| {
             Err(Error::Usage(format!("--resume needs inputs that can be read again, not {name}")))
         };
         if input.is_stdin() {
             return again("standard input");
         }
-        let metadata = fs::metadata(path).map_err(|source| Error::io(path, source))?;
-        if !metadata.is_file() {
+        if !input.is_regular {
             return again(&format!("{}, which is no regular file", path.display()));
         }
-        let modified_ns = modified_ns(&metadata);
-        Ok(Self { path: path.clone(), size: metadata.len(), modified_ns })
+        Ok(Self { path: path.clone(), size: *size, modified_ns: *modified_ns })
     }
 }
 

@@ -30,7 +30,7 @@ use crate::progress::Progress;
 pub use document_cuts::{Cut, Sample};
 use inputs::Inputs;
 pub use inputs::{Input, STDIN, modified_ns};
-use open::{Opened, PlainFile};
+use open::{Opened, PlainFile, Small};
 use rows::RowStream;
 pub use rows::{RowBatch, RowFormat, RowReader};
 pub use slice::{Content, Piece, Slice};
@@ -443,7 +443,9 @@ impl<'s> Slices<'s> {
                         let is_empty = slice.segments.is_empty();
                         return Ok(if is_empty { Taken::End } else { Taken::Stretch });
                     }
-                    self.open_next(feed)?;
+                    if !self.take_small(feed, slice)? {
+                        self.open_next(feed)?;
+                    }
                 }
                 Some(Current::Cells { .. }) if !slice.segments.is_empty() => break,
                 Some(Current::Cells { input, file, next }) => {
@@ -469,6 +471,42 @@ impl<'s> Slices<'s> {
             }
         }
         Ok(Taken::Stretch)
+    }
+
+    /// Adds the whole next input to the slice, if it is a small file of text; false where it is not.
+    fn take_small(&self, feed: &mut Feed<'s>, slice: &mut Slice) -> Result<bool> {
+        let place = feed.next_input;
+        let input = &self.source.inputs.list[place];
+        let is_small = input.size <= self.reading.slice_bytes as u64 / 2
+            && input.range.as_ref().is_none_or(|range| *range == (0..input.size));
+        if !is_small
+            || self.reading.split.is_some()
+            || self.source.has_records(input)
+            || !input.is_regular
+            || input.is_named_compressed()
+        {
+            return Ok(false);
+        }
+        self.reading.progress.check()?;
+        slice.make_room();
+        let start = slice.bytes.len();
+        match open::read_small(input, &mut slice.bytes)? {
+            Small::Other => return Ok(false),
+            Small::NotText => feed.not_text.push(input.path.clone()),
+            Small::Text => slice.segments.push(Segment {
+                range: start..slice.bytes.len(),
+                input: place,
+                offset: 0,
+                line: 1,
+                kind: Kind::Text,
+                starts_document: true,
+                ends_document: true,
+                in_validation: false,
+            }),
+        }
+        feed.next_input += 1;
+        self.reading.progress.add(input.size);
+        Ok(true)
     }
 
     fn open_next(&self, feed: &mut Feed<'s>) -> Result<()> {

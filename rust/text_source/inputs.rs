@@ -27,6 +27,8 @@ pub struct Input {
     pub range: Option<Range<u64>>,
     /// A link, found in a folder.
     pub(crate) is_link: bool,
+    /// A regular file, when it was found.
+    pub(crate) is_regular: bool,
 }
 
 /// The time of change of a file, in nanoseconds since 1970; 0 where the system cannot say.
@@ -37,9 +39,10 @@ pub fn modified_ns(metadata: &Metadata) -> u64 {
 }
 
 impl Input {
-    /// All of a file that was named.
+    /// All of a regular file that was named.
     pub fn new(path: PathBuf, size: u64, modified_ns: u64) -> Self {
-        Self { path, size, found: false, modified_ns, range: None, is_link: false }
+        let (found, is_link, is_regular) = (false, false, true);
+        Self { path, size, found, modified_ns, range: None, is_link, is_regular }
     }
 
     /// How many bytes on disk are read of it.
@@ -54,11 +57,13 @@ impl Input {
 
     /// Whether the name says that every line is a JSON record.
     pub(super) fn is_named_jsonl(&self) -> bool {
-        let mut name = self.path.clone();
-        if ends_in(&name, &["gz", "zst"]) {
-            name.set_extension("");
-        }
-        ends_in(&name, &["jsonl", "ndjson"])
+        let unpacked = self.path.file_stem().filter(|_| self.is_named_compressed());
+        ends_in(unpacked.map_or(&self.path, Path::new), &["jsonl", "ndjson"])
+    }
+
+    /// Whether the name says that this is compressed.
+    pub(super) fn is_named_compressed(&self) -> bool {
+        ends_in(&self.path, &["gz", "zst"])
     }
 
     /// Whether the name says that this is a table of Parquet.
@@ -81,6 +86,20 @@ pub(super) struct Inputs {
     pub(super) skipped: Vec<PathBuf>,
 }
 
+/// What a folder holds.
+enum Entry {
+    File(Input),
+    Folder(PathBuf),
+}
+
+impl Entry {
+    /// Its name, for comparison with others of its folder, whose path has `start` bytes.
+    fn name(&self, start: usize) -> &[u8] {
+        let (Self::File(Input { path, .. }) | Self::Folder(path)) = self;
+        &path.as_os_str().as_encoded_bytes()[start..]
+    }
+}
+
 impl Inputs {
     /// Resolves `paths` in the order given; what a folder or a glob holds is sorted.
     pub(super) fn resolve(paths: &[PathBuf]) -> Result<Self> {
@@ -99,7 +118,7 @@ impl Inputs {
 
     fn add(&mut self, path: &Path) -> Result<()> {
         if path.as_os_str() == STDIN {
-            self.list.push(Input::new(path.to_owned(), 0, 0));
+            self.list.push(Input { is_regular: false, ..Input::new(path.to_owned(), 0, 0) });
             return Ok(());
         }
         match fs::metadata(path) {
@@ -116,8 +135,9 @@ impl Inputs {
     }
 
     fn add_file(&mut self, path: PathBuf, metadata: &Metadata) {
-        let size = if metadata.is_file() { metadata.len() } else { 0 };
-        self.list.push(Input::new(path, size, modified_ns(metadata)));
+        let is_regular = metadata.is_file();
+        let size = if is_regular { metadata.len() } else { 0 };
+        self.list.push(Input { is_regular, ..Input::new(path, size, modified_ns(metadata)) });
     }
 
     fn add_glob(&mut self, path: &Path, pattern: &str) -> Result<()> {
@@ -148,21 +168,21 @@ impl Inputs {
     }
 
     fn add_folder(&mut self, folder: &Path) -> Result<()> {
-        let mut files = Vec::new();
-        self.walk(folder, &mut files)?;
-        if files.is_empty() {
+        let before = self.list.len();
+        self.walk(folder)?;
+        if self.list.len() == before {
             return Err(Error::Usage(format!("{}: the folder holds no files", folder.display())));
         }
-        files.sort_by(|left, right| left.path.cmp(&right.path));
         self.gathered = true;
-        self.list.append(&mut files);
         Ok(())
     }
 
     /// Hidden entries and whatever is neither folder nor regular file are skipped; links to files
-    /// are followed, links to folders are not, since they may lead in a circle.
-    fn walk(&mut self, folder: &Path, files: &mut Vec<Input>) -> Result<()> {
+    /// are followed, links to folders are not, since they may lead in a circle. By names, folder by
+    /// folder, which is the order of whole paths.
+    fn walk(&mut self, folder: &Path) -> Result<()> {
         let refused = |error| Error::io(folder, error);
+        let mut entries = Vec::new();
         for entry in fs::read_dir(folder).map_err(refused)? {
             let entry = entry.map_err(refused)?;
             let path = entry.path();
@@ -170,16 +190,27 @@ impl Inputs {
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 self.skipped.push(path);
             } else if kind.is_dir() {
-                self.walk(&path, files)?;
+                entries.push(Entry::Folder(path));
             } else {
-                match fs::metadata(&path) {
-                    Ok(metadata) if metadata.is_file() => files.push(Input {
+                let is_link = kind.is_symlink();
+                // An entry's own look-up costs less than one by its path, and follows no link.
+                let metadata = if is_link { fs::metadata(&path) } else { entry.metadata() };
+                match metadata {
+                    Ok(metadata) if metadata.is_file() => entries.push(Entry::File(Input {
                         found: true,
-                        is_link: kind.is_symlink(),
+                        is_link,
                         ..Input::new(path, metadata.len(), modified_ns(&metadata))
-                    }),
+                    })),
                     _ => self.skipped.push(path),
                 }
+            }
+        }
+        let start = folder.as_os_str().len();
+        entries.sort_unstable_by(|left, right| left.name(start).cmp(right.name(start)));
+        for entry in entries {
+            match entry {
+                Entry::File(input) => self.list.push(input),
+                Entry::Folder(path) => self.walk(&path)?,
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::inputs::{Input, modified_ns};
 use crate::error::{Error, Result};
+use crate::memory::reserve;
 use crate::progress::Progress;
 
 /// How much of a file is looked at to tell text from other things.
@@ -50,9 +51,52 @@ pub(super) fn open<'p>(input: &Input, progress: &'p Progress) -> Result<Opened<'
             input.path.display()
         ))),
         Some(_) => by_content(file.reader(progress), input),
-        None if input.found && memchr::memchr(0, &head).is_some() => Ok(Opened::NotText),
+        None if input.found && holds_nul(&head) => Ok(Opened::NotText),
         None => Ok(Opened::Plain(file)),
     }
+}
+
+/// What [`read_small`] made of a file.
+pub(super) enum Small {
+    /// All of it was read.
+    Text,
+    /// Found in a folder, and no text.
+    NotText,
+    /// Nothing was read: it is not what its size and its name said, and [`open`] looks closer.
+    Other,
+}
+
+/// Appends all of a file of uncompressed text to `bytes`: opened, read once, closed. For a file of a
+/// few kilobytes, what [`open`] and its readers ask of the system costs more than to encode it.
+pub(super) fn read_small(input: &Input, bytes: &mut Vec<u8>) -> Result<Small> {
+    let base = bytes.len();
+    let Ok(file) = open_file(&input.path) else { return Ok(Small::Other) };
+    if input.range.is_some() {
+        let metadata = file.metadata().map_err(|error| Error::io(&input.path, error))?;
+        check_unchanged(input, &metadata)?;
+    }
+    // One byte more is asked for: that it does not come tells that the file is as long as was said.
+    let Ok(size) = usize::try_from(input.size) else { return Ok(Small::Other) };
+    reserve(bytes, size + 1)?;
+    bytes.resize(base + size + 1, 0);
+    let count = read_at(&file, &mut bytes[base..], 0);
+    bytes.truncate(base + size);
+    let text = &bytes[base..];
+    let is_whole = count.is_ok_and(|count| count == size);
+    let small = if !is_whole || compression_of(text).is_some() {
+        Small::Other
+    } else if input.found && holds_nul(text) {
+        Small::NotText
+    } else {
+        return Ok(Small::Text);
+    };
+    bytes.truncate(base);
+    Ok(small)
+}
+
+/// Whether a file that begins like this is no text.
+fn holds_nul(start: &[u8]) -> bool {
+    memchr::memchr(0, &start[..start.len().min(HEAD)]).is_some()
 }
 
 /// That a file which others will open is whole, and as it was when it was planned.

@@ -213,6 +213,87 @@ fn folders_are_read_recursively_in_order_and_what_is_no_text_is_named() {
 }
 
 #[test]
+fn a_folder_is_read_by_the_order_of_whole_paths() {
+    let folder = TempDir::new().unwrap();
+    let names = ["a.txt", "a/b.c", "a/b/c", "a-b", "a!/x", "B/é", "a/é", "aa/1", "b", "é"];
+    let mut paths: Vec<PathBuf> = names.iter().map(|name| write(&folder, name, name)).collect();
+    paths.sort();
+    for root in [folder.path().to_owned(), folder.path().join("")] {
+        let source = TextSource::new(&[root], options(1 << 20)).unwrap();
+        let found: Vec<&Path> = source.inputs().iter().map(|input| input.path.as_path()).collect();
+        assert_eq!(found, paths);
+    }
+}
+
+/// What comes of a folder whose file `a` changes between listing and reading.
+fn read_after(change: impl Fn(&Path)) -> Result<Vec<String>> {
+    let folder = TempDir::new().unwrap();
+    let path = write(&folder, "a", "as it was");
+    write(&folder, "b", "another");
+    let source = TextSource::new(&[folder.path().to_owned()], options(1 << 10)).unwrap();
+    change(&path);
+    let cut = CutRule::new(Scheme::new("gpt2").unwrap(), [SEPARATOR]).unwrap();
+    let progress = Progress::default();
+    let slices = source.slices(&cut, None, &progress);
+    let (mut slice, mut read) = (Slice::default(), String::new());
+    while slices.next(&mut slice)? {
+        for piece in slice.pieces() {
+            read += if piece.starts_document { "|" } else { "" };
+            read += match piece.content {
+                Content::Text(text) => text,
+                Content::Byte(_) => "?",
+            };
+        }
+    }
+    Ok(read.split('|').skip(1).map(str::to_owned).collect())
+}
+
+#[test]
+fn a_small_file_is_read_as_it_is_when_it_is_opened() {
+    assert_eq!(read_after(|_| ()).unwrap(), ["as it was", "another"]);
+    for now in ["", "as", "as it was.", &"word ".repeat(10_000)] {
+        let read = read_after(|path| fs::write(path, now).unwrap()).unwrap();
+        assert_eq!(read, [now, "another"]);
+    }
+    let packed = gzip("word ".repeat(10_000).as_bytes());
+    let read = read_after(|path| fs::write(path, &packed).unwrap()).unwrap();
+    assert_eq!(read[0], "word ".repeat(10_000));
+    let read = read_after(|path| fs::write(path, b"as\0it was").unwrap()).unwrap();
+    assert_eq!(read, ["another"], "it is no text any more");
+    let error = read_after(|path| fs::remove_file(path).unwrap()).unwrap_err();
+    assert!(matches!(error, Error::MissingFile { .. }), "{error:?}");
+    let error = read_after(|path| {
+        fs::remove_file(path).unwrap();
+        fs::create_dir(path).unwrap();
+    });
+    assert!(error.unwrap_err().to_string().contains("a: is a folder"));
+}
+
+#[test]
+fn small_files_of_every_kind_come_in_order_whatever_the_slices() {
+    let folder = TempDir::new().unwrap();
+    let mut expected = Vec::new();
+    for number in 0..200 {
+        let text = format!("{number} é ").repeat(number * 7 % 60);
+        match number % 10 {
+            3 => drop(write(&folder, &format!("{number:03}.gz"), gzip(text.as_bytes()))),
+            // Compressed, and not named so.
+            5 => drop(write(&folder, &format!("{number:03}"), zstd(text.as_bytes()))),
+            7 => {
+                write(&folder, &format!("{number:03}"), format!("{text}\0"));
+                continue;
+            }
+            _ => drop(write(&folder, &format!("{number:03}"), &text)),
+        }
+        expected.push(text);
+    }
+    let root = [folder.path().to_owned()];
+    for slice_bytes in [1, 10, 100, 1000, 1 << 20] {
+        assert_eq!(texts(&root, options(slice_bytes)), expected);
+    }
+}
+
+#[test]
 fn globs_match_files_and_a_name_with_brackets_is_a_name() {
     let folder = TempDir::new().unwrap();
     write(&folder, "x2.txt", "2");
