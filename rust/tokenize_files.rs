@@ -35,6 +35,9 @@ const SLICES: usize = 4 << 20;
 /// Pretoken caches of all threads together.
 const CACHES: usize = 64 << 20;
 
+/// Bytes of input, compressed or not, for which an encoder is started.
+const LEAST_WORK: u64 = 1 << 16;
+
 /// A buffer is not kept larger than this.
 const LARGEST_KEPT: usize = 4 << 20;
 
@@ -117,6 +120,15 @@ pub fn slice_bytes(threads: Option<usize>) -> usize {
     (SLICES / threads).clamp(1 << 16, 1 << 20)
 }
 
+/// For how many encoders there is work; more would only be started and ended.
+fn most_encoders(source: &TextSource) -> usize {
+    match source.total_bytes() {
+        // Nobody knows how much a pipe will bring.
+        0 => usize::MAX,
+        bytes => usize::try_from(bytes / LEAST_WORK).map_or(usize::MAX, |most| most + 1),
+    }
+}
+
 /// Runs the job. `progress` is told the bytes read; nothing appears unless all went well.
 pub fn tokenize_files(
     tokenizer: &Tokenizer,
@@ -153,6 +165,7 @@ pub fn tokenize_files(
         tokenizer,
         slices: &slices,
         options,
+        most_encoders: most_encoders(source),
         end_id: end_id(tokenizer, options)?,
         separator_id: separator_id(tokenizer, options),
         progress,
@@ -250,6 +263,7 @@ struct Job<'j, 's> {
     tokenizer: &'j Tokenizer,
     slices: &'j Slices<'s>,
     options: &'j TokenizeOptions,
+    most_encoders: usize,
     end_id: Option<u32>,
     separator_id: Option<u32>,
     progress: &'j Progress,
@@ -264,7 +278,7 @@ impl Job<'_, '_> {
                 self.options.output.display()
             )));
         }
-        let encoders = encoders(self.options);
+        let encoders = encoders(self.options).min(self.most_encoders);
         let ring = 3 * encoders;
         let (free, empty) = bounded(ring);
         let (done, full) = bounded(ring);

@@ -111,7 +111,9 @@ impl Lanes {
                 let first = out.len();
                 lane.give_out(out);
                 words[lane.word].ids = first..out.len();
-                if !lane.start(merger, text, words, &mut next) {
+                if lane.start(merger, text, words, &mut next) {
+                    turn += 1;
+                } else {
                     count -= 1;
                     busy[turn] = busy[count];
                 }
