@@ -316,10 +316,10 @@ impl Tokenizer {
         let tail = Tail::new(bytes);
         // What is a token of its own only as a whole pretoken must stay whole.
         let seams = (!self.merger.whole_first()).then_some(&self.seams);
-        let mut scanner = self.scheme.scanner(text);
+        let mut scanner = self.scheme.scanner(text).parted(seams);
         let Scratch { cache, round, missed, .. } = scratch;
         round.restart();
-        while round.fill(&mut scanner, bytes, &tail, seams, cache)? {
+        while round.fill(&mut scanner, bytes, &tail, cache)? {
             progress.check()?;
             round.look_up(cache);
             if round.gaps().is_empty() {

@@ -1,4 +1,4 @@
-//! A round: some hundred pretokens of a text, divided at seams, asked for and looked up together.
+//! A round: some hundred pretokens of a text, asked for and looked up together.
 //!
 //! Scanning and asking take turns every few dozen pretokens: while the scanner computes, the memory
 //! that was asked for arrives, and never so much is asked for at once that asking waits.
@@ -6,9 +6,8 @@
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::pretoken_cache::{Gap, Key, PretokenCache, SHORT, Tail};
+use crate::pretoken_cache::{Gap, Key, PretokenCache, Tail};
 use crate::pretokenize::Scanner;
-use crate::seams::{self, Seams};
 
 /// A round is full from so many pretokens on.
 const FULL: usize = 256;
@@ -32,9 +31,6 @@ pub(crate) struct Round {
     known: usize,
     gaps: Box<[Gap; FULL + MOST]>,
     missed: usize,
-    /// Ends of pretokens that were found and are still to be divided.
-    found: Box<[usize; MOST]>,
-    left: Range<usize>,
     /// Where the next one starts.
     at: usize,
 }
@@ -55,70 +51,37 @@ impl Round {
             known: 0,
             gaps: Box::new([Gap::default(); FULL + MOST]),
             missed: 0,
-            found: Box::new([0; MOST]),
-            left: 0..0,
             at: 0,
         }
     }
 
     /// Begins a new text.
     pub(crate) fn restart(&mut self) {
-        (self.start, self.count, self.left, self.at) = (0, 0, 0..0, 0);
+        (self.start, self.count, self.at) = (0, 0, 0);
     }
 
-    /// The next pretokens of `text`, which `scanner` walks; false where there are no more. What
-    /// `seams` are given divide long and wide ones.
+    /// The next pretokens of `text`, which `scanner` walks; false where there are no more.
     pub(crate) fn fill(
         &mut self,
         scanner: &mut Scanner<'_, '_>,
         text: &[u8],
         tail: &Tail,
-        seams: Option<&Seams>,
         cache: &PretokenCache,
     ) -> Result<bool> {
         (self.start, self.count) = (self.at, 0);
         while self.count < FULL {
-            let (first, from) = (self.count, self.at);
-            if let Some(seams) = seams
-                && !self.left.is_empty()
-            {
-                self.divide(text, seams);
-            } else {
-                let found = scanner.fill_some(&mut self.ends[first..], TURN)?;
-                if found == 0 {
-                    break;
-                }
-                let end = self.ends[first + found - 1];
-                if seams.is_some() && seams::any_run(&text[from..end]) {
-                    self.found[..found].copy_from_slice(&self.ends[first..first + found]);
-                    self.left = 0..found;
-                    continue;
-                }
-                (self.count, self.at) = (first + found, end);
+            let first = self.count;
+            let found = scanner.fill_some(&mut self.ends[first..], TURN)?;
+            if found == 0 {
+                break;
             }
+            self.count += found;
             let new = first..self.count;
             let asked = (&mut self.keys[new.clone()], &mut self.places[new.clone()]);
-            cache.ask(text, tail, from, &self.ends[new], asked);
+            cache.ask(text, tail, self.at, &self.ends[new], asked);
+            self.at = self.ends[self.count - 1];
         }
         Ok(self.count > 0)
-    }
-
-    fn divide(&mut self, text: &[u8], seams: &Seams) {
-        while self.count < FULL && !self.left.is_empty() {
-            let end = self.found[self.left.start];
-            let pretoken = &text[self.at..end];
-            let is_wide = pretoken.len() > 4 && seams::begins_wide(pretoken);
-            self.at = if is_wide || pretoken.len() > SHORT {
-                self.at + seams.next(pretoken, 1)
-            } else {
-                end
-            };
-            self.ends[self.count] = self.at;
-            self.count += 1;
-            if self.at == end {
-                self.left.start += 1;
-            }
-        }
     }
 
     /// Looks up what the cache was asked for.

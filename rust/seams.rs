@@ -10,36 +10,29 @@
 //! Let the bytes around a boundary be `wx|yz`. A token that spans it holds `xy`; if no token that
 //! merging can produce does, it is a seam. If some do, but `xy` itself is no token, one that spans
 //! it also holds `wxy` or `xyz`; if none does, it is a seam too. Merges on one side of a seam never
-//! change what merges on the other, so the ids are the same. Asked is only in front of characters of
-//! three bytes or more: words of others are short and worth being remembered whole.
+//! change what merges on the other, so the ids are the same.
+//!
+//! Asked is only in front of characters of three bytes or more that follow one beyond ASCII: other
+//! words are short and worth being remembered whole, and so are the dashes and quotes of that size
+//! that follow ASCII in English.
 
 use crate::vocabulary::{MergeRule, Vocabulary};
 
-/// The first byte of a character of three bytes or more.
-const WIDE: u8 = 0xe0;
+/// The first byte of a character of three bytes or more is at least this.
+pub(crate) const WIDE: u8 = 0xe0;
 
-/// Whether two characters of three bytes stand side by side in `text`, so that dividing it is worth
-/// while: single dashes and quotes of that size are common in English.
-#[inline]
-pub(crate) fn any_run(text: &[u8]) -> bool {
-    let pairs = text.iter().zip(text.get(3..).unwrap_or_default());
-    // The largest of them is found sixteen at a time; a loop that asks each could stop at any.
-    pairs.fold(0, |largest, (one, other)| largest.max(*one.min(other))) >= WIDE
-}
-
-/// Whether a character of three bytes or more begins with one of the first two bytes.
-#[inline]
-pub(crate) fn begins_wide(pretoken: &[u8]) -> bool {
-    pretoken.iter().take(2).any(|&byte| byte >= WIDE)
-}
+/// What two bytes around a boundary tell of it: it is a seam,
+const SEAM: u8 = 1;
+/// it is one unless their neighbours say otherwise,
+const UNSURE: u8 = 2;
+/// or it is none.
+const NONE: u8 = 0;
 
 /// What the tokens of a vocabulary hold around places where a wide character begins.
 #[derive(Debug)]
 pub(crate) struct Seams {
-    /// Whether some token holds these two bytes.
-    pairs: Set,
-    /// Whether these two bytes are a token.
-    tokens: Set,
+    /// What two bytes tell, the second of which begins a character.
+    pairs: Box<[u8; 0x20 << 8]>,
     /// Whether some token holds these three bytes, the last of which begins a character.
     before: Set,
     /// Whether some token holds these three bytes, the second of which begins a character.
@@ -50,7 +43,7 @@ impl Seams {
     /// What the tokens that merging in `vocabulary` can produce hold.
     pub(crate) fn new(vocabulary: &Vocabulary) -> Self {
         let mut seams =
-            Self { pairs: Set::new(), tokens: Set::new(), before: Set::new(), after: Set::new() };
+            Self { pairs: Box::new([SEAM; 0x20 << 8]), before: Set::new(), after: Set::new() };
         match vocabulary.rule() {
             MergeRule::Merges(merges) => {
                 for merge in merges {
@@ -65,10 +58,8 @@ impl Seams {
     fn add(&mut self, token: &[u8]) {
         for at in (1..token.len()).filter(|&at| token[at] >= WIDE) {
             let (x, y) = (token[at - 1], token[at]);
-            self.pairs.add(pair(x, y));
-            if token.len() == 2 {
-                self.tokens.add(pair(x, y));
-            }
+            let pair = &mut self.pairs[pair(x, y)];
+            *pair = if token.len() == 2 || *pair == NONE { NONE } else { UNSURE };
             if at > 1 {
                 self.before.add(triple(token[at - 2], x, y));
             }
@@ -78,38 +69,56 @@ impl Seams {
         }
     }
 
-    /// The first seam in `pretoken` from `at` on, which must be at least 1; its end where there is
-    /// none.
-    #[inline]
-    pub(crate) fn next(&self, pretoken: &[u8], mut at: usize) -> usize {
-        while at < pretoken.len() {
-            if pretoken[at] >= WIDE && self.is_seam(pretoken, at) {
-                return at;
-            }
-            at += 1;
-        }
-        pretoken.len()
+    /// The first seam in `pretoken` in front of a wide character that follows one beyond ASCII; its
+    /// end where there is none.
+    pub(crate) fn next(&self, pretoken: &[u8]) -> usize {
+        (1..pretoken.len())
+            .find(|&at| {
+                pretoken[at] >= WIDE && pretoken[at - 1] >= 0x80 && self.is_seam(pretoken, at)
+            })
+            .unwrap_or(pretoken.len())
     }
 
-    #[inline]
-    fn is_seam(&self, pretoken: &[u8], at: usize) -> bool {
-        let (x, y) = (pretoken[at - 1], pretoken[at]);
-        if !self.pairs.has(pair(x, y)) {
-            return true;
+    /// Those of the boundaries in front of `firsts` that are seams: wide characters in a window,
+    /// none of them at its very beginning or end.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a few instructions in the loop of windows")]
+    pub(crate) fn among(&self, window: &[u8; 64], mut firsts: u64) -> u64 {
+        let (mut seams, mut unsure) = (0, 0);
+        while firsts != 0 {
+            let at = firsts.trailing_zeros() as usize;
+            firsts &= firsts - 1;
+            // The remainder changes nothing; it tells the compiler what it need not check.
+            let told = self.pairs[pair(window[(at - 1) % 64], window[at])];
+            seams |= u64::from(told & SEAM) << at;
+            unsure |= u64::from(told / UNSURE) << at;
         }
-        if self.tokens.has(pair(x, y)) {
-            return false;
+        while unsure != 0 {
+            let at = unsure.trailing_zeros() as usize;
+            unsure &= unsure - 1;
+            seams |= u64::from(self.is_seam(window, at)) << at;
         }
-        let before = at > 1 && self.before.has(triple(pretoken[at - 2], x, y));
-        let after = at + 1 < pretoken.len() && self.after.has(triple(x, y, pretoken[at + 1]));
-        !before && !after
+        seams
+    }
+
+    fn is_seam(&self, text: &[u8], at: usize) -> bool {
+        let (x, y) = (text[at - 1], text[at]);
+        match self.pairs[pair(x, y)] {
+            SEAM => true,
+            NONE => false,
+            _ => {
+                let before = at > 1 && self.before.has(triple(text[at - 2], x, y));
+                let after = at + 1 < text.len() && self.after.has(triple(x, y, text[at + 1]));
+                !before && !after
+            }
+        }
     }
 }
 
-/// Two bytes as a number.
+/// A place in [`Seams::pairs`].
 #[inline]
-fn pair(x: u8, y: u8) -> u16 {
-    u16::from_be_bytes([x, y])
+fn pair(x: u8, y: u8) -> usize {
+    usize::from(u16::from_le_bytes([x, y]) & 0x1fff)
 }
 
 /// Three bytes as a hash.
@@ -150,18 +159,17 @@ mod tests {
 
     fn all(vocabulary: &Vocabulary, text: &str) -> Vec<usize> {
         let seams = Seams::new(vocabulary);
-        let mut found = Vec::new();
-        let mut at = 0;
+        let (mut found, mut at) = (Vec::new(), 0);
         while at < text.len() {
-            at = seams.next(text.as_bytes(), at + 1);
+            at += seams.next(&text.as_bytes()[at..]);
             found.push(at);
         }
         found
     }
 
     #[test]
-    fn without_tokens_every_wide_character_begins_at_a_seam() {
-        assert_eq!(all(&vocabulary(&[]), "世界 é界"), [3, 9, 12]);
+    fn without_tokens_every_wide_character_behind_one_beyond_ascii_begins_at_a_seam() {
+        assert_eq!(all(&vocabulary(&[]), "世界 世é界"), [3, 12, 15]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod spellings;
 mod window;
 
 use crate::error::Result;
+use crate::seams::Seams;
 use classes::Classes;
 use gpt2::Gpt2;
 use gpt4::Gpt4;
@@ -26,6 +27,7 @@ use pattern::Walk;
 pub(crate) use spellings::O200K;
 use spellings::{CL100K, GPT2, LLAMA3, QWEN2};
 pub use window::Kernel;
+use window::Place;
 
 /// A rule that splits text into pretokens.
 #[derive(Debug, Clone)]
@@ -100,7 +102,7 @@ impl Scheme {
             Self::O200k => Rule::Gpt4(Gpt4::o200k()),
             Self::Regex(pattern) => Rule::Regex(pattern, Walk::default()),
         };
-        Scanner { rule, kernel: Kernel::best(), text, at: 0 }
+        Scanner { rule, kernel: Kernel::best(), seams: None, text, place: Place::default() }
     }
 
     /// Whether the boundary between these two neighbouring characters splits any text into two that
@@ -125,8 +127,9 @@ impl Scheme {
 pub struct Scanner<'s, 't> {
     rule: Rule<'s>,
     kernel: Kernel,
+    seams: Option<&'s Seams>,
     text: &'t str,
-    at: usize,
+    place: Place,
 }
 
 #[derive(Debug)]
@@ -136,11 +139,17 @@ enum Rule<'s> {
     Regex(&'s Pattern, Walk),
 }
 
-impl Scanner<'_, '_> {
+impl<'s> Scanner<'s, '_> {
     /// The same with the instructions of `kernel`: to compare kernels, which all find the same.
     #[must_use]
     pub fn with_kernel(self, kernel: Kernel) -> Self {
         Self { kernel, ..self }
+    }
+
+    /// The same, but pretokens are parted at those of `seams` that lie between two characters beyond
+    /// ASCII: their parts take their place.
+    pub(crate) fn parted(self, seams: Option<&'s Seams>) -> Self {
+        Self { seams, ..self }
     }
 
     /// Writes the ends (byte offsets in the text) of the next pretokens to `ends` and returns how
@@ -153,18 +162,95 @@ impl Scanner<'_, '_> {
     /// the scanner then pauses between two windows.
     pub fn fill_some(&mut self, ends: &mut [usize], enough: usize) -> Result<usize> {
         let enough = enough.min(ends.len());
-        let text = self.text.as_bytes();
+        let (text, seams, place) = (self.text.as_bytes(), self.seams, &mut self.place);
         match &mut self.rule {
-            Rule::Gpt2(rule) => Ok(self.kernel.fill(rule, text, &mut self.at, ends, enough)),
-            Rule::Gpt4(rule) => Ok(self.kernel.fill(rule, text, &mut self.at, ends, enough)),
+            Rule::Gpt2(rule) => Ok(self.kernel.fill(rule, seams, text, place, ends, enough)),
+            Rule::Gpt4(rule) => Ok(self.kernel.fill(rule, seams, text, place, ends, enough)),
             Rule::Regex(pattern, walk) => {
                 let mut count = 0;
-                while count < enough && self.at < self.text.len() {
-                    self.at = walk.next_end(pattern, self.text, self.at)?;
-                    ends[count] = self.at;
+                while count < enough && place.at < text.len() {
+                    ends[count] = if let Some(end) = place.pass_rest(text, seams) {
+                        end
+                    } else {
+                        let end = walk.next_end(pattern, self.text, place.at)?;
+                        place.pass(text, end, seams)
+                    };
                     count += 1;
                 }
                 Ok(count)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+    use proptest::sample::{Index, select};
+
+    use super::*;
+    use crate::seams;
+    use crate::vocabulary::Vocabulary;
+
+    const PIECES: [&str; 16] = [
+        "a", " ", "1", "'s", "!", "\n", "é", "世", "世", "界", "，", "\u{3000}", "９", "が", "한",
+        "🦀",
+    ];
+
+    fn ends(mut scanner: Scanner<'_, '_>, room: usize) -> BTreeSet<usize> {
+        let (mut all, mut ends) = (BTreeSet::new(), vec![0; room]);
+        loop {
+            let count = scanner.fill(&mut ends).unwrap();
+            assert!(ends[..count].iter().all(|&end| all.insert(end)), "no end comes twice");
+            if count < room {
+                return all;
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_scanner_that_parts_finds_all_ends_and_every_plain_seam_but_no_other_place(
+            pieces in prop::collection::vec((select(&PIECES[..]), prop_oneof![9 => 1..3_usize, 1 => 3..40_usize]), 0..60),
+            tokens in prop::collection::vec((any::<Index>(), 2..7_usize), 0..6),
+        ) {
+            let text: String = pieces.iter().map(|(piece, times)| piece.repeat(*times)).collect();
+            let bytes = (0..=255_u8).map(|byte| vec![byte]);
+            let tokens: BTreeSet<Vec<u8>> = tokens
+                .iter()
+                .filter(|_| !text.is_empty())
+                .map(|(at, len)| text.as_bytes()[at.index(text.len())..].iter().take(*len))
+                .map(|token| token.copied().collect())
+                .filter(|token: &Vec<u8>| token.len() > 1)
+                .collect();
+            let vocabulary = Vocabulary::from_ranks((0..).zip(bytes.chain(tokens.clone()))).unwrap();
+            let seams = Seams::new(&vocabulary);
+            let spans = |at: usize| tokens.iter().any(|token| {
+                (1..token.len()).any(|before| {
+                    at >= before && text.as_bytes()[at - before..].starts_with(token)
+                })
+            });
+            let holds = |pair: &[u8]| tokens.iter().any(|token| token.windows(2).any(|two| two == pair));
+            for name in ["gpt2", "cl100k", "o200k", "(?s).+", "\\w+|[^\\w\\s]"] {
+                let scheme = Scheme::new(name).unwrap();
+                let plain = ends(scheme.scanner(&text), 256);
+                for (kernel, room) in [Kernel::best(), Kernel::PORTABLE].into_iter().zip([256, 3]) {
+                    let scanner = scheme.scanner(&text).with_kernel(kernel).parted(Some(&seams));
+                    let parted = ends(scanner, room);
+                    prop_assert!(parted.is_superset(&plain), "{name}");
+                    for &at in parted.difference(&plain) {
+                        prop_assert!(text.is_char_boundary(at) && !spans(at), "{name} at {at}");
+                    }
+                    for at in (1..text.len()).filter(|at| !parted.contains(at)) {
+                        let two = &text.as_bytes()[at - 1..=at];
+                        let may_be_seam = two[0] >= 0x80 && two[1] >= seams::WIDE;
+                        prop_assert!(!may_be_seam || holds(two), "{name} at {at}");
+                    }
+                }
             }
         }
     }

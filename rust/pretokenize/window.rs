@@ -13,6 +13,7 @@
 #![expect(unsafe_code, reason = "vector instructions that were detected at run time")]
 
 use super::classes::{CASELESS, Classes, LOWER, MARK, NUMBER, SPACE, UPPER, utf8_length};
+use crate::seams::{self, Seams};
 
 /// Bytes in a window.
 pub(super) const WIDTH: usize = 64;
@@ -73,22 +74,49 @@ impl Kernel {
     /// The one that every processor runs.
     pub const PORTABLE: Self = Self(Kind::Portable);
 
-    /// Writes the ends of the pretokens from `at` on to `ends`, as many as fit or until there are
-    /// `enough`, moves `at` behind the last of them, and returns how many there are.
+    /// Writes the ends of the pretokens from `place` on to `ends`, as many as fit or until there are
+    /// `enough`, moves `place` behind the last of them, and returns how many there are.
     pub(super) fn fill<R: Rule>(
         self,
         rule: &R,
+        seams: Option<&Seams>,
         text: &[u8],
-        at: &mut usize,
+        place: &mut Place,
         ends: &mut [usize],
         enough: usize,
     ) -> usize {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: only `best` makes this kernel, and only where these features were detected.
-            Kind::Avx2 => unsafe { fill_avx2(rule, text, at, ends, enough) },
-            Kind::Portable => fill::<Portable, R>(rule, text, at, ends, enough),
+            Kind::Avx2 => unsafe { fill_avx2(rule, seams, text, place, ends, enough) },
+            Kind::Portable => fill::<Portable, R>(rule, seams, text, place, ends, enough),
         }
+    }
+}
+
+/// Where a scanner is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Place {
+    /// Where the next pretoken, or part of one, starts.
+    pub(super) at: usize,
+    /// The end of the pretoken that lies open there; else not beyond `at`.
+    open: usize,
+}
+
+impl Place {
+    /// Moves to the end of the pretoken that starts here and ends at `end`, or, where there are
+    /// `seams`, of its first part.
+    #[inline]
+    pub(super) fn pass(&mut self, text: &[u8], end: usize, seams: Option<&Seams>) -> usize {
+        self.open = end;
+        self.at = seams.map_or(end, |seams| self.at + seams.next(&text[self.at..end]));
+        self.at
+    }
+
+    /// The end of what is left of an open pretoken, or of the next part of it.
+    #[inline]
+    pub(super) fn pass_rest(&mut self, text: &[u8], seams: Option<&Seams>) -> Option<usize> {
+        (self.at < self.open).then(|| self.pass(text, self.open, seams))
     }
 }
 
@@ -96,50 +124,81 @@ impl Kernel {
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 fn fill_avx2<R: Rule>(
     rule: &R,
+    seams: Option<&Seams>,
     text: &[u8],
-    at: &mut usize,
+    place: &mut Place,
     ends: &mut [usize],
     enough: usize,
 ) -> usize {
-    fill::<Avx2, R>(rule, text, at, ends, enough)
+    fill::<Avx2, R>(rule, seams, text, place, ends, enough)
 }
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "the kernel's instructions are those of its caller")]
 fn fill<W: Window, R: Rule>(
     rule: &R,
+    seams: Option<&Seams>,
     text: &[u8],
-    at: &mut usize,
+    place: &mut Place,
     ends: &mut [usize],
     enough: usize,
 ) -> usize {
     let mut count = 0;
-    while *at < text.len() && count < enough {
-        let rest = &text[*at..];
-        let found = if let Some(window) = rest.first_chunk::<WIDTH>() {
-            rule.ends::<W>(window, WIDTH)
+    while place.at < text.len() && count < enough {
+        if let Some(end) = place.pass_rest(text, seams) {
+            ends[count] = end;
+            count += 1;
+            continue;
+        }
+        let at = place.at;
+        let rest = &text[at..];
+        let (whole, found) = if let Some(window) = rest.first_chunk::<WIDTH>() {
+            ends_and_seams::<W, R>(rule, seams, window, WIDTH)
         } else {
             let mut window = [b' '; WIDTH];
             window[..rest.len()].copy_from_slice(rest);
-            rule.ends::<W>(&window, rest.len())
+            ends_and_seams::<W, R>(rule, seams, &window, rest.len())
         };
         if found == 0 {
-            *at = rule.next_end(text, *at);
-            ends[count] = *at;
+            ends[count] = place.pass(text, rule.next_end(text, at), seams);
             count += 1;
         } else {
-            let written = write_positions(found, *at, &mut ends[count..]);
+            let written = write_positions(found, at, &mut ends[count..]);
             count += written;
             // Where the next window lies is what the processor waits for: the last bit tells it
             // sooner than the last position, which is written after all others.
-            *at = if written == found.count_ones() as usize {
-                *at + WIDTH - 1 - found.leading_zeros() as usize
+            place.at = if written == found.count_ones() as usize {
+                at + WIDTH - 1 - found.leading_zeros() as usize
             } else {
-                ends[count - 1]
+                let last = ends[count - 1];
+                // Which may be that of a part: what is left of its pretoken cannot be scanned alone.
+                place.open = at + (whole & !lowest(last - at)).trailing_zeros() as usize;
+                last
             };
         }
     }
     count
+}
+
+/// The ends of pretokens in a window, and these with the seams before the last of them.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the kernel's instructions are those of its caller")]
+fn ends_and_seams<W: Window, R: Rule>(
+    rule: &R,
+    seams: Option<&Seams>,
+    bytes: &[u8; WIDTH],
+    len: usize,
+) -> (u64, u64) {
+    let ends = rule.ends::<W>(bytes, len);
+    let Some(seams) = seams else { return (ends, ends) };
+    let window = W::new(bytes);
+    let non_ascii = window.non_ascii();
+    if non_ascii == 0 || ends == 0 {
+        return (ends, ends);
+    }
+    let inside = lowest(WIDTH - 1 - ends.leading_zeros() as usize) & !ends;
+    let firsts = window.within_high(seams::WIDE, 0xff) & non_ascii << 1 & inside;
+    (ends, ends | seams.among(bytes, firsts))
 }
 
 /// Writes `base` + the position of each bit, as many as fit, and returns how many were written.
