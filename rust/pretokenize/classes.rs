@@ -176,9 +176,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_letters_that_windows_know_by_their_first_byte_are_letters() {
-        for code_point in (0x5000..0xa000).chain(0xb000..0xd000) {
+    fn what_windows_know_without_the_tables_is_what_these_say() {
+        for code_point in (0x4000..0x4dc0).chain(0x4e00..0xa000).chain(0xb000..0xd000) {
             assert_eq!(Classes::get().of(code_point), CASELESS, "U+{code_point:04X}");
+        }
+        let punctuation = [0x3001..=0x3003, 0x3008..=0x3020, 0xff01..=0xff0f, 0xff1a..=0xff20];
+        for code_point in punctuation.into_iter().flatten() {
+            assert_eq!(Classes::get().of(code_point), 0, "U+{code_point:04X}");
         }
     }
 

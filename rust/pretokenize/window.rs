@@ -274,10 +274,22 @@ impl Wide {
             wide.known = last;
             firsts &= lowest(last);
         }
-        // U+5000..U+9FFF and U+B000..U+CFFF: Chinese and Korean, letters without case all of them.
-        let known_letters = window.within_high(0xe5, 0xe9) | window.within_high(0xeb, 0xec);
+        // U+4000..U+9FFF but for the hexagrams at U+4DC0, and U+B000..U+CFFF: Chinese and Korean,
+        // letters without case all of them.
+        let hexagrams = window.within_high(0xb7, 0xb7) >> 1;
+        let known_letters = window.within_high(0xe4, 0xe4) & !hexagrams
+            | window.within_high(0xe5, 0xe9)
+            | window.within_high(0xeb, 0xec);
         wide.caseless = firsts & known_letters;
         firsts &= !known_letters;
+        // U+3001..U+3003, U+3008..U+3020, U+FF01..U+FF0F and U+FF1A..U+FF20, of no class: the
+        // punctuation of Chinese and Japanese.
+        let narrow = window.within_high(0xe3, 0xe3) & window.within_high(0x80, 0x80) >> 1;
+        let full = window.within_high(0xef, 0xef) & window.within_high(0xbc, 0xbc) >> 1;
+        let punctuation = narrow
+            & (window.within_high(0x81, 0x83) | window.within_high(0x88, 0xa0)) >> 2
+            | full & (window.within_high(0x81, 0x8f) | window.within_high(0x9a, 0xa0)) >> 2;
+        firsts &= !punctuation;
         while firsts != 0 {
             let at = firsts.trailing_zeros() as usize;
             firsts &= firsts - 1;
