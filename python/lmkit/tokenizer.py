@@ -362,12 +362,16 @@ class Tokenizer:
             ``(ids, offsets)``: int32 ids of all texts in a row, and int64 offsets of shape
             (len(texts) + 1,); text i has ``ids[offsets[i]:offsets[i + 1]]``.
 
+        Raises:
+            UsageError: ``texts`` is one text; its characters would be taken for texts.
+
         Examples:
             >>> tok = Tokenizer.train(texts=["low lower lowest"], vocab_size=259)
             >>> ids, offsets = tok.encode_batch(["low", "", "lower"])
             >>> ids.tolist(), offsets.tolist()
             ([257, 257, 68, 81], [0, 1, 1, 4])
         """
+        _refuse_one_text(texts)
         return self._native.encode_batch(list(texts), special, num_threads)
 
     def encode_iterable(
@@ -522,6 +526,11 @@ def _paths(paths: Path | Sequence[Path]) -> list[str]:
     return [os.fspath(path) for path in many]
 
 
+def _refuse_one_text(texts: Iterable[str]) -> None:
+    if isinstance(texts, str):
+        raise UsageError("texts is one text; give a list or another iterable of texts")
+
+
 def _check_sources(
     paths: Path | Sequence[Path] | None,
     texts: Iterable[str] | None,
@@ -534,7 +543,7 @@ def _check_sources(
         raise UsageError("give either paths or texts")
     if paths is None and texts is None and not from_counts:
         raise UsageError("give either paths or texts, or counts that were saved")
-    if isinstance(texts, str):
-        raise UsageError("texts is one text; give a list or another iterable of texts")
+    if texts is not None:
+        _refuse_one_text(texts)
     if paths is None and (errors != "strict" or text_field is not None):
         raise UsageError("errors and text_field are for paths; they do nothing to texts")

@@ -173,6 +173,11 @@ def test_a_batch_is_flat_ids_and_offsets(tok, num_threads):
     assert (ids.tolist(), offsets.tolist()) == ([], [0])
 
 
+def test_one_text_is_not_taken_for_a_batch_of_its_characters(tok):
+    with pytest.raises(lmkit.UsageError, match="texts is one text"):
+        tok.encode_batch("abc")
+
+
 def test_two_iterators_at_once(tok):
     pairs = zip(tok.encode_iterable("ab c"), tok.encode_iterable("ab c"), strict=True)
     assert [first for first, second in pairs if first == second] == tok.encode("ab c")
