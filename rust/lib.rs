@@ -17,6 +17,7 @@ pub mod merge;
 pub mod normalize;
 mod pretoken_cache;
 pub mod pretokenize;
+mod processor;
 pub mod progress;
 pub mod ranks;
 mod regex_dialect;

@@ -5,8 +5,9 @@
 //! few nanoseconds a step), several words side by side ([`lanes`]); beyond [`LONG`] bytes [`long`]
 //! takes over, O(n log n), which takes a megabyte without a break in stride.
 //!
-//! To find the least rank by vectors was slower by a seventh: they read what was just written in
-//! smaller pieces, and such a load waits for the store.
+//! Of one word alone the least rank was found by vectors a seventh slower: they read what was just
+//! written in smaller pieces, and such a load waits for the store. Side by side others have their turn
+//! in between.
 
 mod lanes;
 mod long;
@@ -67,6 +68,13 @@ pub struct Word {
     pub text: Range<usize>,
     /// Its ids.
     pub ids: Range<usize>,
+}
+
+impl Word {
+    /// Whether it has pairs, and few enough that a lane holds it.
+    fn is_short(&self) -> bool {
+        (2..=LONG).contains(&self.text.len())
+    }
 }
 
 impl Merger {
@@ -157,7 +165,7 @@ impl Merger {
             match (pretoken, &self.pairs) {
                 ([], _) => {}
                 (&[byte], _) => out.push(self.byte_id(byte)),
-                (_, Pairs::Packed(_)) if pretoken.len() <= LONG => continue,
+                (_, Pairs::Packed(_)) if word.is_short() => continue,
                 _ => drop(merge_long(self, pretoken, out, progress)?),
             }
             word.ids = first..out.len();

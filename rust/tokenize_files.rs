@@ -108,11 +108,6 @@ fn end_id(tokenizer: &Tokenizer, options: &TokenizeOptions) -> Result<Option<u32
     })
 }
 
-/// How many encoder threads there are.
-fn encoders(options: &TokenizeOptions) -> usize {
-    options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
-}
-
 /// How much text a slice should hold so that all threads' buffers together stay bounded.
 pub fn slice_bytes(threads: Option<usize>) -> usize {
     let threads = threads.filter(|&threads| threads > 0);
@@ -120,13 +115,17 @@ pub fn slice_bytes(threads: Option<usize>) -> usize {
     (SLICES / threads).clamp(1 << 16, 1 << 20)
 }
 
-/// For how many encoders there is work; more would only be started and ended.
-fn most_encoders(source: &TextSource) -> usize {
-    match source.total_bytes() {
+/// How many encoder threads there are: no more than there is work for, which would only be started
+/// and ended.
+fn encoders(options: &TokenizeOptions, source: &TextSource) -> usize {
+    let threads =
+        options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    if source.inputs().iter().any(|input| !input.is_regular) {
         // Nobody knows how much a pipe will bring.
-        0 => usize::MAX,
-        bytes => usize::try_from(bytes / LEAST_WORK).map_or(usize::MAX, |most| most + 1),
+        return threads;
     }
+    let most = usize::try_from(source.total_bytes() / LEAST_WORK).unwrap_or(usize::MAX);
+    threads.min(most.saturating_add(1))
 }
 
 /// Runs the job. `progress` is told the bytes read; nothing appears unless all went well.
@@ -165,7 +164,7 @@ pub fn tokenize_files(
         tokenizer,
         slices: &slices,
         options,
-        most_encoders: most_encoders(source),
+        encoders: encoders(options, source),
         end_id: end_id(tokenizer, options)?,
         separator_id: separator_id(tokenizer, options),
         progress,
@@ -263,7 +262,7 @@ struct Job<'j, 's> {
     tokenizer: &'j Tokenizer,
     slices: &'j Slices<'s>,
     options: &'j TokenizeOptions,
-    most_encoders: usize,
+    encoders: usize,
     end_id: Option<u32>,
     separator_id: Option<u32>,
     progress: &'j Progress,
@@ -278,7 +277,7 @@ impl Job<'_, '_> {
                 self.options.output.display()
             )));
         }
-        let encoders = encoders(self.options).min(self.most_encoders);
+        let encoders = self.encoders;
         let ring = 3 * encoders;
         let (free, empty) = bounded(ring);
         let (done, full) = bounded(ring);
@@ -301,7 +300,7 @@ impl Job<'_, '_> {
 
     fn encode_slices(&self, empty: &Receiver<Output>, done: &Sender<Output>) {
         let _alarm = Alarm(done);
-        let cache_bytes = (CACHES / encoders(self.options)).clamp(1 << 20, CACHE_BYTES);
+        let cache_bytes = (CACHES / self.encoders).clamp(1 << 20, CACHE_BYTES);
         let mut scratch = if self.options.is_shard {
             self.tokenizer.warm_scratch(cache_bytes)
         } else {

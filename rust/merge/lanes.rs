@@ -7,6 +7,8 @@
 
 use super::pairs::{Asked, PackedPairs, Pair};
 use super::{LONG, Merger, NO_MERGE, Rank, Word};
+#[cfg(target_arch = "x86_64")]
+use crate::processor::has_avx2;
 
 /// Pretokens under way together.
 const LANES: usize = 8;
@@ -50,7 +52,7 @@ impl Lanes {
         Self(Box::new([Lane { order, ids, len: 0, alive: 0, made, word: 0 }; LANES]))
     }
 
-    /// Appends the ids of those `words` of `text` that have 2 to [`LONG`] bytes, in any order.
+    /// Appends the ids of those `words` of `text` that are short, in any order.
     pub(super) fn merge(
         &mut self,
         merger: (&Merger, &PackedPairs),
@@ -59,15 +61,11 @@ impl Lanes {
         out: &mut Vec<u32>,
     ) {
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("lzcnt")
-        {
+        if has_avx2() {
             // SAFETY: these features were just detected.
             return unsafe { self.merge_avx2(merger, text, words, out) };
         }
-        self.merge_portable(merger, text, words, out);
+        self.merge_in_turns(merger, text, words, out);
     }
 
     /// The same code; vectors find the least of eight ranks at a time.
@@ -80,12 +78,12 @@ impl Lanes {
         words: &mut [Word],
         out: &mut Vec<u32>,
     ) {
-        self.merge_portable(merger, text, words, out);
+        self.merge_in_turns(merger, text, words, out);
     }
 
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "compiled once for each set of instructions")]
-    fn merge_portable(
+    fn merge_in_turns(
         &mut self,
         (merger, pairs): (&Merger, &PackedPairs),
         text: &[u8],
@@ -134,7 +132,7 @@ impl Lane {
     #[expect(clippy::inline_always, reason = "compiled once for each set of instructions")]
     fn start(&mut self, merger: &Merger, text: &[u8], words: &[Word], next: &mut usize) -> bool {
         let mut left = words[*next..].iter();
-        let Some(ahead) = left.position(|word| (2..=LONG).contains(&word.text.len())) else {
+        let Some(ahead) = left.position(Word::is_short) else {
             *next = words.len();
             return false;
         };
@@ -245,12 +243,11 @@ mod tests {
                 at += word.len();
                 Word { text: at - word.len()..at, ids: 0..0 }
             }).collect::<Vec<_>>();
-            let is_short = |word: &Word| (2..=LONG).contains(&word.text.len());
             let (mut best, mut portable) = (places.clone(), Vec::new());
             let mut ids = vec![7];
             Lanes::new().merge((&merger, pairs), text.as_bytes(), &mut best, &mut ids);
-            Lanes::new().merge_portable((&merger, pairs), text.as_bytes(), &mut places, &mut portable);
-            for (word, other) in best.iter().zip(&places).filter(|(word, _)| is_short(word)) {
+            Lanes::new().merge_in_turns((&merger, pairs), text.as_bytes(), &mut places, &mut portable);
+            for (word, other) in best.iter().zip(&places).filter(|(word, _)| word.is_short()) {
                 let mut expected = Vec::new();
                 let pretoken = &text.as_bytes()[word.text.clone()];
                 merge_long(&merger, pretoken, &mut expected, &Progress::default()).unwrap();

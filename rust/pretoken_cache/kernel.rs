@@ -11,6 +11,8 @@
 use super::key::{COMPARED, Key, Shape, Tail};
 use super::{COUNT_SHIFT, Gap, SHORT, ShortLine, neighbour};
 use crate::memory::prefetch_at;
+#[cfg(target_arch = "x86_64")]
+use crate::processor::has_avx2;
 
 /// The lines of a table as a kernel sees them.
 #[derive(Clone, Copy)]
@@ -70,10 +72,7 @@ impl Kernel {
     /// The fastest that this processor can run.
     pub(super) fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("aes")
-            && is_x86_feature_detected!("bmi1")
-        {
+        if has_avx2() && is_x86_feature_detected!("aes") {
             return Self(Kind::Avx2);
         }
         Self::PORTABLE
@@ -190,7 +189,7 @@ mod avx2 {
 
     /// # Safety
     ///
-    /// As for [`super::Kernel::emit`].
+    /// As for [`super::Kernel::emit`], which has made sure that there is room for all.
     #[target_feature(enable = "avx2,aes,bmi1")]
     #[expect(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "bits, no numbers")]
     #[expect(clippy::cast_ptr_alignment, reason = "half a line is aligned to that")]

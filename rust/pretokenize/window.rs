@@ -13,6 +13,8 @@
 #![expect(unsafe_code, reason = "vector instructions that were detected at run time")]
 
 use super::classes::{CASELESS, Classes, LOWER, MARK, NUMBER, SPACE, UPPER, utf8_length};
+#[cfg(target_arch = "x86_64")]
+use crate::processor::has_avx2;
 use crate::seams::{self, Seams};
 
 /// Bytes in a window.
@@ -60,12 +62,7 @@ impl Kernel {
     /// The fastest that this processor can run.
     pub fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("lzcnt")
-            && is_x86_feature_detected!("popcnt")
-        {
+        if has_avx2() {
             return Self(Kind::Avx2);
         }
         Self::PORTABLE
