@@ -1,19 +1,31 @@
 """`python -m lmkit` and the console script: the command line, from arguments to exit code."""
 
 import atexit
+import io
 import os
 import re
 import signal
 import sys
 import threading
 import warnings
+from contextlib import suppress
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn, TextIO, cast
+from typing import NoReturn, TextIO, cast
 
 from lmkit.complaint import INTERRUPTED, Complaint, one_line
 
-if TYPE_CHECKING:
-    from io import TextIOWrapper
+
+class _Remarks(io.TextIOWrapper):
+    """Standard error; what nobody reads, or a full disk does not take, ends no command."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
 
 
 def run() -> None:
@@ -21,10 +33,7 @@ def run() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     sys.unraisablehook = _not_raised
     warnings.showwarning = _warned
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            # A file's name or a model's text may hold what the terminal's encoding has no sign for.
-            cast("TextIOWrapper", stream).reconfigure(errors="backslashreplace")
+    _prepare_streams()
     try:
         code = _flushed(_outcome())
     except KeyboardInterrupt:  # while modules were loaded
@@ -34,6 +43,18 @@ def run() -> None:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         _leave_at_once(code)
     sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    """Let no character and no reader who has left be a failure."""
+    if sys.stderr is not None:
+        before = cast("io.TextIOWrapper", sys.stderr)
+        encoding = before.encoding
+        sys.stderr = _Remarks(before.detach(), encoding, line_buffering=True)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            # A file's name or a model's text may hold what the terminal's encoding has no sign for.
+            cast("io.TextIOWrapper", stream).reconfigure(errors="backslashreplace")
 
 
 def _leave_at_once(code: int) -> NoReturn:

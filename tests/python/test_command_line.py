@@ -372,6 +372,27 @@ def test_a_closed_output_ends_quietly(text, words):
     assert child.wait() == 0
 
 
+def test_remarks_that_nobody_takes_end_no_command(text):
+    """Nor do they change how it ends: as with ``2>&1 | head -1``, or on a full disk."""
+    for file in ("/dev/full", "a pipe"):
+        text.with_name("one.npy").unlink(missing_ok=True)
+        learn(text, "--vocab_size", "260")
+        for code, words in ((0, ["tokenize", "--data_path", text, "--tokenizer", "tokenizer",
+                                 "--output_path", "one.npy"]), (2, ["trian"])):  # fmt: skip
+            into, out_of = os.pipe()[::-1]
+            os.close(out_of)
+            done = subprocess.run(
+                [sys.executable, "-m", "lmkit", *words],
+                cwd=text.parent,
+                stdout=subprocess.PIPE,
+                stderr=into if file == "a pipe" else os.open(file, os.O_WRONLY),
+                check=False,
+            )
+            os.close(into)
+            assert done.returncode == code
+        assert text.with_name("one.npy").exists()
+
+
 def test_no_output_at_all_is_no_failure():
     done = lmkit("--version", preexec_fn=lambda: os.close(1))
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,6 +1,9 @@
 """Saving beside the run: which checkpoints stay, what a kill or a full disk leaves, what waits."""
 
+import errno
+import io
 import json
+import os
 import shutil
 import threading
 import time
@@ -283,6 +286,26 @@ def test_out_of_time_it_saves_and_says_how_to_go_on(
     assert f"Stopped after 0 of 9 iterations. To go on: lmkit train --load_checkpoint {run}" in said
     resume(run, max_time="1h")
     assert numbers(run) == [9, 0]
+
+
+class Full(io.StringIO):
+    def write(self, _: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_cannot_be_written_costs_its_lines_and_not_the_run(
+    inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], stream: str
+):
+    """As where its log is on a full disk, or whoever read the notes has left."""
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"sys.{stream}", Full())
+        train(inputs, run, max_iters=10)
+    assert numbers(run) == [10]
+    assert "Iter     10 | Loss" in (run / "train.log").read_text()
+    said = "note: cannot write the output: No space left on device; the run goes on"
+    assert capsys.readouterr().err.count(said) == (stream == "stdout")
 
 
 def test_an_evaluation_is_broken_off_and_made_up_for(

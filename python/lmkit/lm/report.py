@@ -101,8 +101,9 @@ class Report:
         with self._turn:
             self._keep(f"note: {text}")
             if not self._quiet:
-                sys.stderr.write(f"note: {text}\n")
-                sys.stderr.flush()
+                with suppress(OSError):  # nobody reads it; the log has it
+                    sys.stderr.write(f"note: {text}\n")
+                    sys.stderr.flush()
 
     def metrics(self, record: dict[str, object]) -> None:
         """Keep the numbers of a step or an evaluation."""
@@ -156,11 +157,13 @@ class Report:
         try:
             file.write(line)
         except OSError as error:
-            if not self._refused:
-                self._refused = True  # before the notice, which is a line of the log too
-                self.notice(
-                    f"cannot write {file.name}: {error.strerror}; the run goes on without its lines"
-                )
+            self._tell_of_refusal(file.name, error)
+
+    def _tell_of_refusal(self, name: str, error: OSError) -> None:
+        """Say once that lines are not kept."""
+        if not self._refused:
+            self._refused = True  # before the notice, which is a line of the log too
+            self.notice(f"cannot write {name}: {error.strerror}; the run goes on without its lines")
 
     def _print(self, text: str) -> None:
         """Print to whoever still reads; a run is not lost because its reader went."""
@@ -173,6 +176,8 @@ class Report:
             self.reader_left = True
             # What is left in the buffer goes nowhere instead of failing once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            self._tell_of_refusal("the output", error)
 
 
 class Silence(Report):
