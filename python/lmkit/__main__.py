@@ -13,6 +13,7 @@ from types import FrameType
 from typing import NoReturn, TextIO, cast
 
 from lmkit.complaint import INTERRUPTED, Complaint, one_line
+from lmkit.process import end_with_launcher
 
 
 class _Remarks(io.TextIOWrapper):
@@ -31,6 +32,7 @@ class _Remarks(io.TextIOWrapper):
 def run() -> None:
     """Run the command line and leave with its exit code; errors are one line each on stderr."""
     signal.signal(signal.SIGTERM, _terminated)
+    end_with_launcher()
     sys.unraisablehook = _not_raised
     warnings.showwarning = _warned
     _prepare_streams()

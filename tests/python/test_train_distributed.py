@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from lmkit.cli import launch
@@ -94,6 +95,36 @@ def test_a_process_that_dies_costs_only_the_steps_since_the_last_checkpoint(
     assert list(losses(run)) == list(range(1, last + 1))
     for step, loss in losses(tmp_path / "one").items():
         assert losses(run)[step] == pytest.approx(loss, abs=2e-3), step
+
+
+def test_a_launcher_that_is_killed_leaves_no_process_and_no_step_behind(
+    inputs: dict[str, str], tmp_path: Path
+):
+    run = tmp_path / "run"
+    given = settings(inputs, run, max_iters=FOREVER, save_interval=5, log_interval=FOREVER)
+    process = start_command(*flags(given), "--nproc", "2")
+    wait_for(run / "checkpoint_5.pt", process)
+    children = psutil.Process(process.pid).children()
+    assert len(children) == 2
+    process.kill()
+    said = process.communicate(timeout=120)[0]
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+    assert "SIGTERM received: stopping after this step" in said
+    assert checkpoints_in(run)[0][0] == max(losses(run))
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_is_heard_once(inputs: dict[str, str], tmp_path: Path):
+    """Which signals all processes of the launcher's group, whatever its standard input is."""
+    run = tmp_path / "run"
+    given = settings(inputs, run, max_iters=FOREVER, save_interval=5, log_interval=FOREVER)
+    process = start_command(*flags(given), "--nproc", "2", start_new_session=True)
+    wait_for(run / "checkpoint_5.pt", process)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, said
+    assert "To go on: lmkit train --load_checkpoint" in said
+    assert checkpoints_in(run)[0][0] == max(losses(run))
 
 
 def test_what_was_refused_is_not_begun_again_as_another_run(inputs: dict[str, str], tmp_path: Path):

@@ -60,6 +60,19 @@ run()
 """
 
 
+# What a queue does that signals a process, and the launcher that hands it on.
+TWICE_AT_ONCE = """
+import os, signal, time
+from lmkit.lm.signals import StopSignals
+with StopSignals(lambda text: None) as signals:
+    print("ready", flush=True)
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.02)
+raise SystemExit(f"left in peace after {signals.received.name}")
+"""
+
+
 def start(script: str) -> subprocess.Popen[str]:
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -86,6 +99,13 @@ def test_the_second_leaves_though_nobody_reads_the_output():
         time.sleep(0.05)
     assert process.returncode == 130
     process.stdout.close()
+
+
+def test_two_in_the_same_moment_are_one():
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE_AT_ONCE], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == "left in peace after SIGTERM\n"
 
 
 def test_a_run_answers_inside_its_backward_pass_and_leaves_at_the_second(tmp_path: Path):

@@ -108,7 +108,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
-def start_command(*arguments: str) -> subprocess.Popen[str]:
+def start_command(*arguments: str, start_new_session: bool = False) -> subprocess.Popen[str]:
     """Start ``lmkit train`` and go on."""
     return subprocess.Popen(
         command(*arguments),
@@ -116,6 +116,7 @@ def start_command(*arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         env=environment(),
+        start_new_session=start_new_session,
     )
 
 

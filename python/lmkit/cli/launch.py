@@ -21,7 +21,7 @@ import click
 
 from lmkit.complaint import TO_LAUNCHER, Complaint
 from lmkit.errors import LostProcessError
-from lmkit.process import LISTENING
+from lmkit.process import LAUNCHER, LISTENING
 
 LOOK = 0.05  # seconds between two looks at the processes
 GRACE = 5  # seconds for the others to end by themselves, once one has failed: one may say why
@@ -89,7 +89,7 @@ def as_words(values: Mapping[str, object]) -> list[str]:
 
 
 class _Job:
-    """N processes; a signal that ends this one goes to them."""
+    """N processes; a signal that ends this one goes to them, and where it is killed they stop."""
 
     def __init__(
         self, words: Sequence[str], nproc: int, restart: int, say: Callable[[Complaint], None]
@@ -112,10 +112,11 @@ class _Job:
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(listening.getsockname()[1]),
                 TO_LAUNCHER: str(self._complaints.writing),
+                LAUNCHER: str(self._life[0]),
             }
             for rank in range(nproc):
                 own = {"RANK": str(rank), "LOCAL_RANK": str(rank), LISTENING: ""}
-                inherited = [self._complaints.writing]
+                inherited = [self._complaints.writing, self._life[0]]
                 if rank == 0:
                     own[LISTENING] = str(listening.fileno())
                     inherited.append(listening.fileno())
@@ -128,6 +129,7 @@ class _Job:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         }
         self._complaints = _Complaints(self._say)
+        self._life = os.pipe()  # its second end is this process's alone
         try:
             self._begin()  # in here, so that no signal leaves them alone
             return self._wait()
@@ -138,6 +140,8 @@ class _Job:
                 process.kill()
                 process.wait()
             self._complaints.close()
+            for end in self._life:
+                os.close(end)
 
     def _wait(self) -> int:
         while self._some_run():
@@ -181,9 +185,7 @@ class _Job:
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         self._is_stopped |= number != signal.SIGUSR1
-        # A terminal's Ctrl-C has reached the processes already; twice would end them at once.
-        if number != signal.SIGINT or not sys.stdin.isatty():
-            self._send(number)
+        self._send(number)
 
     def _send(self, number: int) -> None:
         for process in self._processes:
@@ -226,12 +228,17 @@ class _Complaints:
 def _start(
     words: Sequence[str], environment: Mapping[str, str], inherited: Sequence[int]
 ) -> "subprocess.Popen[bytes]":
-    """One of the processes, with the sockets and pipes that it inherits."""
+    """One of the processes, with the sockets and pipes that it inherits.
+
+    In a group of its own, so that a terminal's Ctrl-C reaches it from us alone: a second one
+    would end it at once.
+    """
     return subprocess.Popen(  # noqa: S603 - lmkit itself
         [sys.executable, "-m", "lmkit", "train", *words],
         env=environment,
         stdin=subprocess.DEVNULL,
         pass_fds=inherited,
+        process_group=0,
     )
 
 

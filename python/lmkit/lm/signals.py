@@ -3,7 +3,9 @@
 Python runs signal handlers between two bytecodes of the main thread, which may be minutes away
 inside a long backward pass. So the interpreter's C handler writes the signal's number to a socket
 (``signal.set_wakeup_fd``), and a thread of its own reads it: it says at once that the run stops
-after this step, and at the second SIGINT or SIGTERM it ends the process on the spot.
+after this step, and at the second SIGINT or SIGTERM it ends the process on the spot. Who asks once
+may be heard twice: a batch queue, or torchrun, signals a process beside whoever started it, which
+hands the signal on. So what comes in the same moment as the first is the first.
 
 Handlers belong to the main thread; elsewhere (a trainer run in a worker thread) nothing is caught.
 """
@@ -13,11 +15,13 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+SAME_MOMENT = 0.1  # seconds; nobody presses a key twice in them
 MOMENT = 0.5  # seconds for what is held back of the output, whose reader may read no more
 
 
@@ -93,14 +97,20 @@ class StopSignals:
             self._save_wanted = True
         elif number in STOPPING and self.received is None:
             self.received = signal.Signals(number)
+            self._first = time.monotonic()
             self._telling = _aside(
-                self._say,
+                self._tell,
                 f"{self.received.name} received: stopping after this step and saving a checkpoint; "
                 "once more leaves at once, without saving",
             )
-        elif number in STOPPING:
+        elif number in STOPPING and time.monotonic() - self._first > SAME_MOMENT:
             _aside(sys.stdout.flush).join(MOMENT)
             os._exit(128 + number)
+
+    def _tell(self, sentence: str) -> None:
+        """Say it when it is true that once more leaves at once."""
+        time.sleep(SAME_MOMENT)
+        self._say(sentence)
 
 
 def _aside(function: Callable[..., object], *arguments: object) -> threading.Thread:
