@@ -39,6 +39,7 @@ def durable_file(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
         if isinstance(error, OSError) and not isinstance(error, SystemRefusedError):
             raise refused("write", path, error) from error
+        name_as_final(error, path)
         raise
 
 
@@ -72,6 +73,7 @@ def durable_folder(path: Path) -> Iterator[Path]:
             old.replace(path)
         if isinstance(error, OSError) and not isinstance(error, SystemRefusedError):
             raise refused("write", path, error) from error
+        name_as_final(error, path)
         raise
     finally:
         for folder in (partial, old):
@@ -83,8 +85,7 @@ def sweep_dead(path: Path) -> None:
 
     One that was killed between its two renames left the old folder alone: it is put back.
     """
-    suffixes = "|".join(map(re.escape, (TEMPORARY_SUFFIX, OUTPUT_SUFFIX)))
-    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.old)?({suffixes})")
+    name = _temporary(path)
     try:
         found = [(name.fullmatch(one.name), one) for one in path.parent.iterdir()]
     except OSError as error:
@@ -96,6 +97,19 @@ def sweep_dead(path: Path) -> None:
             left.replace(path)
         else:
             remove(left)
+
+
+def name_as_final(error: BaseException, path: Path) -> None:
+    """Let what the system refused of an output be told by the name that it would have had."""
+    if isinstance(error, SystemRefusedError):
+        # A function, as a name may hold what stands for groups.
+        error.args = (_temporary(path).sub(lambda _: path.name, str(error)),)
+
+
+def _temporary(path: Path) -> re.Pattern[str]:
+    """The names that an output has while it is not whole, with the process that writes it."""
+    suffixes = "|".join(map(re.escape, (TEMPORARY_SUFFIX, OUTPUT_SUFFIX)))
+    return re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.old)?({suffixes})")
 
 
 def beside(path: Path, words: str) -> Path:

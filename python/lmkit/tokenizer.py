@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lmkit import _core
-from lmkit.errors import UsageError
+from lmkit.errors import SystemRefusedError, UsageError
 from lmkit.train_tokenizer import (
     InitialAlphabet,
     Learning,
@@ -314,7 +314,7 @@ class Tokenizer:
             >>> Tokenizer.load("low_tokenizer") == tok
             True
         """
-        left_out = self._native.save(os.fspath(path), format, force)
+        left_out = save_native(self._native, path, format, force=force)
         if left_out is not None:
             warnings.warn(left_out, stacklevel=2)
 
@@ -507,6 +507,25 @@ class Tokenizer:
         from lmkit.token_view import tokenizer_card
 
         return tokenizer_card(self)
+
+
+def save_native(
+    native: _core.Tokenizer,
+    path: Path,
+    format: Format,  # noqa: A002 - what users call it
+    *,
+    force: bool,
+) -> str | None:
+    """Do as `Tokenizer.save`; why there is no ``tokenizer.json``, where it was left out."""
+    try:
+        return native.save(os.fspath(path), format, force)
+    except SystemRefusedError as error:
+        import pathlib
+
+        from lmkit.durable import name_as_final
+
+        name_as_final(error, pathlib.Path(path))
+        raise
 
 
 def _named(

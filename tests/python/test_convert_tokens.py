@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import struct
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 import lmkit
+from full_disk import files_up_to
 from lmkit.errors import (
     MalformedError,
     MismatchError,
@@ -381,14 +381,19 @@ class TestRefusals:
 
     @pytest.mark.parametrize("name", ["full.txt", "full.npy"])
     def test_a_full_disk_is_named(self, npy: Path, tmp_path: Path, name: str) -> None:
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-        try:
-            with pytest.raises(SystemRefusedError, match=f"{name}.*: File too large"):
-                convert(npy, tmp_path / name, tokenizer=TOK)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        refused = pytest.raises(SystemRefusedError, match=f"{name}.*: File too large")
+        with refused, files_up_to(1000):
+            convert(npy, tmp_path / name, tokenizer=TOK)
         assert not list(tmp_path.iterdir())
+
+    def test_a_disk_that_is_full_at_the_end_keeps_nothing(self, tmp_path: Path) -> None:
+        """As where the ids fit, and their sidecar does not."""
+        few = tmp_path / "few.npy"
+        np.save(few, np.arange(10, dtype="<i4"))
+        refused = pytest.raises(SystemRefusedError, match=r"a\.npy\.json: File too large")
+        with refused, files_up_to(200):
+            convert(few, tmp_path / "a.npy")
+        assert list(tmp_path.iterdir()) == [few]
 
     def test_others(self, npy: Path, tmp_path: Path) -> None:
         with pytest.raises(MissingFileError):

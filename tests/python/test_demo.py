@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from full_disk import files_up_to
+
 # Plain words with a separator between stories: a text with documents, quickly learned.
 STORY = "Once there was a {} {} who lived in a {} by the sea. The {} sang, and it was good.\n"
 WORDS = ("small", "cat", "house", "happy", "old", "dog", "tree", "bird", "red", "boat", "ship")
@@ -26,6 +28,13 @@ def lmkit(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def test_a_full_disk_is_named(tmp_path):
+    with files_up_to(1000):
+        done = lmkit("demo", cwd=tmp_path)
+    assert done.returncode == 4
+    assert done.stderr == "error: cannot write lmkit-demo/text.txt: File too large\n"
 
 
 def write_stories(folder: Path) -> Path:

@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from safetensors import safe_open
 
+from full_disk import files_up_to
 from lmkit.cli import main
 from lmkit.durable import sweep_dead, write_durably
 from lmkit.errors import LmkitError, MismatchError, SystemRefusedError, UsageError
@@ -274,6 +275,25 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tokenizer, tmp_path, m
             export_model(path, tmp_path / name, force=True)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "out"]
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "named"),
+    [
+        ("huggingface", 1000, "out/tokenizer.json"),
+        ("huggingface", 20_000, "out/model.safetensors"),
+        ("safetensors", 1000, "out"),
+    ],
+)
+def test_a_full_disk_is_told_by_the_name_that_was_wanted(
+    tokenizer, tmp_path, monkeypatch, kind, size, named
+):
+    checkpoint_of(random_model(shape("plain")), tokenizer, tmp_path / "a" / "c.pt")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemRefusedError) as refused, files_up_to(size):
+        export_model("a/c.pt", "out", format=kind)
+    assert f" {named}: File too large" in f" {refused.value}"
+    assert [one.name for one in tmp_path.iterdir()] == ["a"]
 
 
 def test_what_a_killed_writer_of_one_file_left_is_removed(tmp_path):

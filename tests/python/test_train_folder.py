@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from full_disk import files_up_to
 from lmkit.errors import SystemRefusedError, UsageError
 from lmkit.lm.checkpoint import read_checkpoint, write_checkpoint
 from lmkit.lm.run_folder import RunFolder, refuse_another_run
@@ -54,6 +55,13 @@ def test_two_runs_cannot_have_one_folder_until_the_first_is_dead(tmp_path: Path)
     finally:
         holder.kill()
         holder.communicate()
+
+
+def test_a_disk_that_is_full_from_the_start_is_told_and_keeps_nothing(tmp_path: Path):
+    refused = pytest.raises(SystemRefusedError, match=r"cannot write .*/run/run\.lock: File too")
+    with refused, files_up_to(5):
+        RunFolder(str(tmp_path / "run"), silence)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_nothing_was_written_to_goes_again(tmp_path: Path):

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import lmkit
+from full_disk import files_up_to
 from lmkit.cli import main
 from lmkit.cli.train_tokenizer import command
 
@@ -43,6 +44,14 @@ def test_writes_a_tokenizer_folder_and_says_so(text, tmp_path):
     assert result.stderr == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt", "tok"]
     assert lmkit.Tokenizer.load(out) == lmkit.Tokenizer.train(text, 270)
+
+
+def test_a_full_disk_is_told_by_the_name_that_was_wanted(text, tmp_path):
+    for save in (lambda out: learned(text, out), lmkit.Tokenizer.train(text, 270).save):
+        refused = pytest.raises(lmkit.SystemRefusedError, match=f"^{tmp_path}/tok/vocab.json: ")
+        with refused, files_up_to(1000):
+            save(tmp_path / "tok")
+        assert list(tmp_path.iterdir()) == [text]
 
 
 def test_json_is_one_object_and_quiet_is_silent(text, tmp_path):

@@ -15,6 +15,7 @@ import click
 
 from lmkit.cli.options import Command
 from lmkit.cli.shared_options import force_option, whole_number
+from lmkit.durable import refused
 from lmkit.errors import MissingFileError, UsageError
 
 SEPARATOR = "<|endoftext|>"
@@ -35,19 +36,24 @@ def _standard_library() -> Iterator[Path]:
 def _gather(sources: Iterable[Path], out: Path) -> tuple[int, int]:
     """Write ``sources`` to ``out``, each followed by the separator; returns (files, bytes)."""
     files = size = 0
-    with out.open("w", encoding="utf-8", newline="") as text:
-        for path in sources:
-            try:
-                source = path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError):
-                continue  # a few of the library's files are in other encodings, to test decoders
-            if SEPARATOR in source or not source.strip():
-                continue
-            size += text.write(source + SEPARATOR + "\n")
+    with out.open("wb") as text:
+        for source in _texts(sources):
+            size += text.write((source + SEPARATOR + "\n").encode())
             files += 1
             if size > MEGABYTES * 10**6:
                 break
     return files, size
+
+
+def _texts(sources: Iterable[Path]) -> Iterator[str]:
+    """What is in ``sources``, without those that are no document."""
+    for path in sources:
+        try:
+            source = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue  # a few of the library's files are in other encodings, to test decoders
+        if SEPARATOR not in source and source.strip():
+            yield source
 
 
 def _prepare(folder: Path, *, force: bool) -> None:
@@ -162,7 +168,10 @@ def _text(guide: _Guide, data_path: Path | None, folder: Path) -> Path:
         guide.say(f"Text: {data_path}")
         return data_path
     text = folder / "text.txt"
-    files, size = _gather(_standard_library(), text)
+    try:
+        files, size = _gather(_standard_library(), text)
+    except OSError as error:
+        raise refused("write", text, error) from error
     if not files:
         raise UsageError(
             "this Python has no standard library sources to read",

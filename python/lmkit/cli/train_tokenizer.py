@@ -17,7 +17,7 @@ from lmkit.cli.progress import Callback, progress_bar
 from lmkit.cli.tokenizer_options import SLOW
 from lmkit.cli.vocabulary_report import print_report, printable
 from lmkit.errors import UsageError
-from lmkit.tokenizer import Tokenizer
+from lmkit.tokenizer import Tokenizer, save_native
 from lmkit.train_tokenizer import Learning, Report, check_counts_path, pruned, report
 
 _NAMED_AT_MOST = 3
@@ -138,7 +138,7 @@ class _Run:
         with self._progress() as progress:
             tokenizer = self.learner.learn(counts, progress)
         self._end_of("merge")
-        left_out = tokenizer.save(path, "lmkit", force)
+        left_out = save_native(tokenizer, path, "lmkit", force=force)
         self._end_of("save")
         merges = len(tokenizer.merges())
         self.result |= {

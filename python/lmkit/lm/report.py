@@ -68,7 +68,8 @@ class Report:
         with self._turn:
             self._log = folder.append_to("train.log")
             self._metrics = folder.append_to("metrics.jsonl")
-            self._log.writelines(self._pending)
+            for line in self._pending:
+                self._append(self._log, line)
             self._pending.clear()
 
     def close(self) -> None:

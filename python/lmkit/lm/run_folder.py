@@ -58,8 +58,13 @@ class RunFolder:
         self._notice = notice
         self._made = self._make()
         self._lock = self._take_lock()
-        sweep_temporaries(self.path)
-        recover_replaced(self.path)
+        try:
+            self._sign()
+            sweep_temporaries(self.path)
+            recover_replaced(self.path)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -75,7 +80,8 @@ class RunFolder:
             if {entry.name for entry in self.path.iterdir()} == {LOCK_NAME} and self._made:
                 (self.path / LOCK_NAME).unlink()
                 self.path.rmdir()
-        self._lock.close()
+        with suppress(OSError):  # what a full disk did not take of it
+            self._lock.close()
         self._lock = None
 
     def printed(self, name: str) -> str:
@@ -156,10 +162,18 @@ class RunFolder:
             if self._still_in_place(lock, path):
                 break
             lock.close()
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
         return lock
+
+    def _sign(self) -> None:
+        """Say in the locked file whose it is."""
+        if self._lock is None:
+            return
+        try:
+            self._lock.truncate(0)
+            self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            self._lock.flush()
+        except OSError as error:
+            raise refused("write", self.printed(LOCK_NAME), error) from error
 
     @staticmethod
     def _still_in_place(lock: TextIO, path: Path) -> bool:

@@ -41,7 +41,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     except OSError as error:
         raise refused("write", path, error) from error
     except SafetensorError as error:  # which is what a full disk becomes in there
-        raise SystemRefusedError(f"cannot write {path.name}: {error}") from error
+        reason = str(error).removeprefix("Error while serializing: I/O error: ")
+        raise SystemRefusedError(f"cannot write {path}: {reason}") from error
 
 
 def write_shards(

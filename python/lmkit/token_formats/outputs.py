@@ -25,7 +25,8 @@ class Outputs:
 
     def __exit__(self, *_exception: object) -> None:
         for _, temporary, file in self._made:
-            file.close()
+            with suppress(OSError):  # a full disk refuses what was held back once more
+                file.close()
             with suppress(OSError):
                 temporary.unlink()
 
