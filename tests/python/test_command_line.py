@@ -243,6 +243,14 @@ def test_malformed_input_exits_with_3_and_leaves_nothing(text):
     assert sorted(path.name for path in text.parent.iterdir()) == [text.name]
 
 
+def test_a_damaged_vocabulary_is_malformed_also_where_a_text_is_to_be_shown(tmp_path):
+    (tmp_path / "vocab.json").write_text('{"a": 1')
+    (tmp_path / "merges.txt").write_text("a b\n")
+    done = lmkit("inspect", tmp_path / "vocab.json", "--text", "a")
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"error: {tmp_path}/vocab.json: ")
+
+
 def test_a_refusing_system_exits_with_4(text):
     done = learn(text, "--dry_run", preexec_fn=_closed_to_writing)
     assert done.returncode == 4

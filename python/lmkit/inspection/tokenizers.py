@@ -72,7 +72,10 @@ def pair_of(place: Path) -> tuple[Path, Path] | None:
     if other is None:
         return None
     if not is_merges:
-        told = json.loads(place.read_bytes())
+        try:
+            told = json.loads(place.read_bytes())
+        except ValueError:  # which whoever reads the two puts into words
+            told = {}
         if isinstance(told.get("model"), dict):  # Hugging Face's; "model" may be a token as well
             return None
     return (other, place) if is_merges else (place, other)
