@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from lmkit.cli import COMMANDS, main
 
@@ -103,6 +104,17 @@ def test_whatever_takes_a_file_or_a_word_completes_it():
                 assert kinds & {"file", "dir", "plain"}, (command.name, parameter.name)
             if parameter.name in {"device", "pattern", "logger"}:
                 assert kinds == {"plain"}
+
+
+def test_all_patterns_are_completed_that_help_names(home: Path):
+    help_text = " ".join(lmkit_help("tokenize").split())
+    named = re.search(r"Split text by (.*), or a regular expression", help_text)
+    assert named is not None
+    assert ask("bash", home, "lmkit", "tokenize", "--pattern", "") == named[1].split(", ")
+
+
+def lmkit_help(command: str) -> str:
+    return CliRunner().invoke(main, [command, "--help"]).output
 
 
 def test_dashes_are_completed_as_underscores_are(home: Path):

@@ -23,7 +23,7 @@ FOLDERS = {"FOLDER", "DIR"}
 WORDS = {
     "device": ("auto", "cpu", "cuda", "mps"),
     "logger": ("tensorboard", "wandb"),
-    "pattern": ("gpt2", "cl100k", "o200k"),
+    "pattern": ("gpt2", "cl100k", "o200k", "llama3", "qwen2"),
 }
 
 
