@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, and what is damaged is never taken for whole."""
 
+import copy
 import hashlib
 import io
 import json
@@ -73,6 +74,20 @@ def test_any_module_and_optimizer_come_back(target: str, tmp_path: Path):
     a_step(model, optimizer)
     a_step(other, other_optimizer)
     assert_same_state(model, other)
+
+
+def test_a_checkpoint_without_an_optimizer_is_none_to_go_on_with(tmp_path: Path):
+    """As one that was imported; its model is not taken without what was asked for beside."""
+    model, optimizer = a_model()
+    before = copy.deepcopy(model)
+    write_checkpoint(
+        tmp_path / "some.pt",
+        {"model": {name: one + 1 for name, one in model.state_dict().items()}, "iteration": 3},
+    )
+    with pytest.raises(MismatchError, match=r"some\.pt holds no optimizer's state"):
+        load_checkpoint(tmp_path / "some.pt", model, optimizer)
+    assert_same_state(model, before)
+    assert load_checkpoint(tmp_path / "some.pt", model) == 3
 
 
 def test_the_file_holds_nothing_that_needs_unpickling(tmp_path: Path):

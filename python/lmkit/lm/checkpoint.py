@@ -92,6 +92,8 @@ def restore(
     if differences:
         raise MismatchError(f"{name} is of another model: {'; '.join(differences)}")
     if optimizer is not None:
+        if "optimizer" not in state:
+            raise MismatchError(f"{name} holds no optimizer's state")
         try:
             optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:
