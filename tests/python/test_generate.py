@@ -131,7 +131,7 @@ def test_an_empty_prompt_starts_after_an_end_of_text():
     net = Parrot(b"a")
     assert text(net, TOKENIZER, "", seed=0, max_new_tokens=2) == "aa"
     assert net.calls == [[257], [97]]
-    with pytest.raises(UsageError, match=r"an empty prompt needs <\|endoftext\|>"):
+    with pytest.raises(UsageError, match=r"an empty --prompt needs <\|endoftext\|>"):
         generate(net, ByteTokenizer(with_end=False), "")
 
 

@@ -19,7 +19,7 @@ from lmkit.errors import (
 from lmkit.lm import training_data
 from lmkit.lm.checkpoint import checkpoints_in
 from lmkit.lm.trainer import Trainer
-from tiny_run import losses, records, resume, settings, train
+from tiny_run import losses, make_inputs, records, resume, settings, train
 
 pytestmark = pytest.mark.usefixtures("on_one_thread")
 
@@ -258,6 +258,16 @@ def test_a_prompt_is_continued_at_each_evaluation_and_disturbs_nothing(
     printed = capsys.readouterr().out
     assert printed.count("\nSample: 3 times") == 2
     assert losses(tmp_path / "with") == losses(tmp_path / "without")
+
+
+def test_an_empty_prompt_that_nothing_begins_is_refused_at_the_door(tmp_path: Path):
+    inputs = make_inputs(tmp_path)
+    vocab = Path(inputs["vocab_path"])
+    plain = {token: n for token, n in json.loads(vocab.read_text()).items() if n < 256}
+    vocab.write_text(json.dumps(plain))
+    with pytest.raises(UsageError, match=r"an empty --sample_prompt needs <\|endoftext\|>"):
+        train(inputs, tmp_path / "run", max_iters=10, sample_prompt="")
+    assert not (tmp_path / "run").exists()
 
 
 def test_epochs_resume_bit_for_bit(inputs: dict[str, str], tmp_path: Path):

@@ -103,14 +103,7 @@ def generate(
         )
     end = end_of_text(tokenizer)
     end_id = None if end is None else end[1]
-    prompt_ids = list(tokenizer.encode(prompt))
-    if not prompt_ids:
-        if end_id is None:
-            raise UsageError(
-                f"an empty prompt needs {END_OF_TEXT} in the vocabulary to start from",
-                hint="pass a --prompt",
-            )
-        prompt_ids = [end_id]
+    prompt_ids = first_ids(tokenizer, prompt, "--prompt")
     choice = _Choice(temperature, top_k, top_p, _known_ids(tokenizer, model.config.vocab_size))
     seeds = np.random.SeedSequence(seed).spawn(num_samples)
 
@@ -123,6 +116,24 @@ def generate(
             yield from (Piece(text, sample) for text in texts)
 
     return pieces()
+
+
+def first_ids(tokenizer: "Tokenizer", prompt: str, flag: str) -> list[int]:
+    """The ids that a text begins with; ``flag`` gave the prompt.
+
+    Raises:
+        UsageError: the prompt is empty and nothing begins a text.
+    """
+    ids = list(tokenizer.encode(prompt))
+    if ids:
+        return ids
+    end = end_of_text(tokenizer)
+    if end is None:
+        raise UsageError(
+            f"an empty {flag} needs {END_OF_TEXT} in the vocabulary to start from",
+            hint=f"pass a {flag}",
+        )
+    return [end[1]]
 
 
 def _texts(tokenizer: "Tokenizer", ids: Iterator[int], end_id: int | None) -> Iterator[str]:

@@ -31,6 +31,7 @@ from lmkit.lm.device import (
 from lmkit.lm.distributed import Ranks
 from lmkit.lm.document_mask import end_of_document_id
 from lmkit.lm.estimate import Estimate, compiling_pays, estimate
+from lmkit.lm.generate import first_ids
 from lmkit.lm.loggers import check_installed
 from lmkit.lm.micro_batch import with_largest_micro_batch
 from lmkit.lm.model import Transformer
@@ -272,6 +273,8 @@ def _inputs(
     _refuse_a_larger_vocabulary(tokenizer, config)
     if config.mask_documents:
         end_of_document_id(tokenizer, "--mask_documents")
+    if config.sample_prompt is not None:
+        first_ids(tokenizer, config.sample_prompt, "--sample_prompt")
     report.line("Tokenizer loaded.")
     train_data, val_data = _data(config, tokenizer, report)
     _tell_of_other_data(start.state, train_data, val_data, report)
