@@ -14,6 +14,7 @@ from lmkit.lm.optimizer import step_if_finite
 from lmkit.lm.readings import Readings
 from lmkit.lm.stepper import Stepper
 from lmkit.lm.trainer import Trainer
+from lmkit.lm.validation import Validation
 from tiny_run import assert_same_checkpoints, losses, records, resume, settings, train
 
 pytestmark = pytest.mark.usefixtures("on_one_thread")
@@ -138,6 +139,20 @@ def test_going_back_continues_past_the_bad_batches(
     resume(reference, max_iters=12)
     assert losses(run) == losses(reference)
     assert_same_checkpoints(run / "checkpoint_12.pt", reference / "checkpoint_12.pt")
+
+
+def test_going_back_to_a_best_that_was_written_since_goes_to_where_that_stands(
+    inputs: dict[str, str], tmp_path: Path, spoil: Spoil, monkeypatch: pytest.MonkeyPatch
+):
+    """A run that was resumed from best.pt has that name alone until its next numbered one."""
+    falling = iter(range(9, 0, -1))
+    monkeypatch.setattr(Validation, "loss", lambda *_: float(next(falling)))
+    run, best = tmp_path / "run", str(tmp_path / "run" / "best.pt")
+    train(inputs, run, max_iters=5)
+    spoil(lambda batch: 12 <= batch <= 14)
+    rules = {"max_bad_steps": 2, "on_bad_steps": "rollback", "max_iters": 15, "save_interval": 99}
+    history = resume(run, **rules, load_checkpoint=best)
+    assert [record["iter"] for record in history if "loss" in record] == list(range(1, 16))
 
 
 def test_going_back_in_vain_ends_the_run(inputs: dict[str, str], tmp_path: Path, spoil: Spoil):

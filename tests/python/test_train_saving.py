@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import math
 import os
 import shutil
 import threading
@@ -97,6 +98,18 @@ def test_a_finished_run_has_written_everything(
     stalls = {record["iter"]: record["save_stall"] for record in history if "save_stall" in record}
     assert list(stalls) == [1, 2, 3]
     assert stalls[2] > 0.1  # it had to wait for the first
+
+
+def test_a_validation_loss_that_is_no_number_is_no_best(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found = iter([math.nan, math.inf, 2.0, 3.0])
+    monkeypatch.setattr("lmkit.lm.validation.evaluate_loss", lambda *_, **__: next(found))
+    run = tmp_path / "run"
+    train(inputs, run, max_iters=8, eval_interval=2)
+    assert iteration_of(run / "best.pt") == 6
+    told = [record["val_loss"] for record in records(run) if "val_loss" in record]
+    assert told == [None, None, 2.0, 3.0]  # JSON has no other numbers
 
 
 def test_the_newest_stay_and_the_best_is_kept_apart(

@@ -143,7 +143,10 @@ class Report:
     def validation(self, step: int, loss: float) -> None:
         """Say what an evaluation found."""
         self.line(
-            f"Iter {step:6d} | Val Loss: {loss:.4f}", event="validation", iter=step, val_loss=loss
+            f"Iter {step:6d} | Val Loss: {loss:.4f}",
+            event="validation",
+            iter=step,
+            val_loss=loss if math.isfinite(loss) else None,
         )
 
     def _keep(self, text: str) -> None:

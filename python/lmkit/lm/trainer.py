@@ -7,6 +7,7 @@ a resumed run takes the steps the uninterrupted one would have taken: bit for bi
 host reads a loss from a GPU only where it reports, evaluates or saves, never once a step.
 """
 
+import math
 import shlex
 import time
 from collections import Counter
@@ -288,12 +289,14 @@ class Trainer:
             self._report.notice("the evaluation is broken off; what goes on from here repeats it")
             return
         self._evaluation_due = False
-        if self.best_val_loss is None or loss < self.best_val_loss:
+        is_number = math.isfinite(loss)  # one that is none is no best, nor in JSON
+        if is_number and (self.best_val_loss is None or loss < self.best_val_loss):
             self.best_val_loss, self._is_best = loss, True
         self._report.validation(self.step, loss)
         if self._run.folder:
-            bits = bits_per_byte(loss, self._val_bytes_per_token)
-            found = {"iter": self.step, "val_loss": loss, "bits_per_byte": bits}
+            bits = bits_per_byte(loss, self._val_bytes_per_token) if is_number else None
+            told = loss if is_number else None
+            found = {"iter": self.step, "val_loss": told, "bits_per_byte": bits}
             self._report.metrics({**found, **self._odometer.reading()})
         self._validation.sample(self.step, lambda: self._stop.wished)
 
@@ -361,6 +364,8 @@ class Trainer:
             self._report.notice(f"went back to {saved.printed} {ROLLBACKS} times, to no avail")
             raise error
         state = read_outline(saved.printed, self._report.notice, self._ranks)
+        # A run that was resumed from best.pt may have written a better one there.
+        saved = Saved(int(state["iteration"]), saved.printed)
         restore_run(state, self.model, self.optimizer, self._run.average, saved.printed)
         went_from = self.step
         self._keeper.go_back(saved)
