@@ -90,3 +90,17 @@ def test_the_pipeline_that_packages_are_tried_with_is_in_the_readme():
     ]
     assert sum("--max_iters 8 " in command for command in commands) == 1
     assert any("checkpoint_12.pt" in command for command in commands)
+
+
+@pytest.mark.parametrize("name", ["first-model.md", "first-model.zh.md"])
+def test_a_guide_goes_on_with_a_learning_rate(name: str):
+    """A schedule keeps its length when a run goes on: after it the rate is what it ended with."""
+    page = (ROOT / "docs" / "guides" / name).read_text(encoding="utf-8")
+    begun, resumed = (
+        dict(zip(words[1::2], words[2::2], strict=False))
+        for words in commands_of(page)
+        if words[0] == "train" and "--dry_run" not in words
+    )
+    assert begun["--lr_schedule"] == "cosine"
+    assert "--min_lr" not in begun
+    assert resumed["--lr_decay_iters"] == resumed["--max_iters"]
