@@ -200,6 +200,12 @@ impl TextSource {
         self.inputs.list.iter().map(Input::bytes).sum()
     }
 
+    /// About how much text there is; none where an input, such as a pipe, cannot say.
+    pub fn likely_text_bytes(&self) -> Option<u64> {
+        let known = self.inputs.list.iter().all(|input| input.is_regular);
+        known.then(|| self.inputs.list.iter().map(Input::likely_text_bytes).sum())
+    }
+
     /// Whether the inputs come as documents of their own: lines of JSON, rows, a folder, a glob,
     /// or several files.
     pub fn has_documents(&self) -> bool {

@@ -11,10 +11,11 @@ mod writers;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use crate::canonical;
 use crate::encode::{CACHE_BYTES, Scratch, Tokenizer};
@@ -35,8 +36,13 @@ const SLICES: usize = 4 << 20;
 /// Pretoken caches of all threads together.
 const CACHES: usize = 64 << 20;
 
-/// Bytes of input, compressed or not, for which an encoder is started.
+/// Bytes of text for which an encoder is started.
 const LEAST_WORK: u64 = 1 << 16;
+
+/// Bytes of text for each byte of a cache. Memory that is touched for the first time costs up to
+/// 2.6 ms a megabyte where a host has to find it, as much as to encode a megabyte: a large cache
+/// has to earn that.
+const TEXT_PER_CACHE: u64 = 4;
 
 /// A buffer is not kept larger than this.
 const LARGEST_KEPT: usize = 4 << 20;
@@ -115,17 +121,29 @@ pub fn slice_bytes(threads: Option<usize>) -> usize {
     (SLICES / threads).clamp(1 << 16, 1 << 20)
 }
 
-/// How many encoder threads there are: no more than there is work for, which would only be started
-/// and ended.
-fn encoders(options: &TokenizeOptions, source: &TextSource) -> usize {
-    let threads =
-        options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
-    if source.inputs().iter().any(|input| !input.is_regular) {
-        // Nobody knows how much a pipe will bring.
-        return threads;
+/// Encoder threads, and the byte budget of each one's cache.
+#[derive(Debug, Clone, Copy)]
+struct Crew {
+    encoders: usize,
+    cache_bytes: usize,
+}
+
+impl Crew {
+    /// No more encoders than there is work for, which would only be started and ended, and caches
+    /// that pay off. Nobody knows how much a pipe will bring.
+    fn new(options: &TokenizeOptions, source: &TextSource) -> Self {
+        let threads = options.threads;
+        let threads =
+            threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+        let text = source.likely_text_bytes().unwrap_or(u64::MAX);
+        let fitting = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let encoders = threads.min(fitting(text / LEAST_WORK).saturating_add(1));
+        // Those of a shard are left to the next one, so they are all alike.
+        let text = if options.is_shard { u64::MAX } else { text };
+        let earned = fitting(text / encoders as u64 / TEXT_PER_CACHE);
+        let cache_bytes = earned.min(CACHES / encoders).clamp(1 << 20, CACHE_BYTES);
+        Self { encoders, cache_bytes }
     }
-    let most = usize::try_from(source.total_bytes() / LEAST_WORK).unwrap_or(usize::MAX);
-    threads.min(most.saturating_add(1))
 }
 
 /// Runs the job. `progress` is told the bytes read; nothing appears unless all went well.
@@ -164,7 +182,7 @@ pub fn tokenize_files(
         tokenizer,
         slices: &slices,
         options,
-        encoders: encoders(options, source),
+        crew: Crew::new(options, source),
         end_id: end_id(tokenizer, options)?,
         separator_id: separator_id(tokenizer, options),
         progress,
@@ -262,7 +280,7 @@ struct Job<'j, 's> {
     tokenizer: &'j Tokenizer,
     slices: &'j Slices<'s>,
     options: &'j TokenizeOptions,
-    encoders: usize,
+    crew: Crew,
     end_id: Option<u32>,
     separator_id: Option<u32>,
     progress: &'j Progress,
@@ -277,36 +295,35 @@ impl Job<'_, '_> {
                 self.options.output.display()
             )));
         }
-        let encoders = self.encoders;
+        let encoders = self.crew.encoders;
         let ring = 3 * encoders;
         let (free, empty) = bounded(ring);
         let (done, full) = bounded(ring);
-        for _ in 0..ring {
-            let _ = free.send(Output::default());
-        }
+        let unmade = AtomicUsize::new(ring);
+        let buffers = Buffers { empty, unmade: &unmade };
         thread::scope(|scope| {
             for _ in 0..encoders {
-                let (empty, done) = (empty.clone(), done.clone());
-                let work = move || self.encode_slices(&empty, &done);
+                let (buffers, done) = (buffers.clone(), done.clone());
+                let work = move || self.encode_slices(&buffers, &done);
                 thread::Builder::new().spawn_scoped(scope, work).map_err(|error| {
                     Error::Usage(format!("--num_threads {encoders}: cannot start them: {error}"))
                 })?;
             }
-            drop((empty, done));
+            drop((buffers, done));
             // Gives up the channels when it ends, so that no encoder waits for it any more.
             write_in_order(full, free, writers, keeper)
         })
     }
 
-    fn encode_slices(&self, empty: &Receiver<Output>, done: &Sender<Output>) {
+    fn encode_slices(&self, buffers: &Buffers<'_>, done: &Sender<Output>) {
         let _alarm = Alarm(done);
-        let cache_bytes = (CACHES / self.encoders).clamp(1 << 20, CACHE_BYTES);
+        let cache_bytes = self.crew.cache_bytes;
         let mut scratch = if self.options.is_shard {
             self.tokenizer.warm_scratch(cache_bytes)
         } else {
             self.tokenizer.scratch_with(cache_bytes)
         };
-        self.encode_with(&mut scratch, cache_bytes, empty, done);
+        self.encode_with(&mut scratch, buffers, done);
         if let Ok(scratch) = scratch
             && self.options.is_shard
         {
@@ -317,19 +334,18 @@ impl Job<'_, '_> {
     fn encode_with(
         &self,
         scratch: &mut Result<Scratch>,
-        cache_bytes: usize,
-        empty: &Receiver<Output>,
+        buffers: &Buffers<'_>,
         done: &Sender<Output>,
     ) {
         let mut slice = Slice::default();
         // Either channel closes early only because writing has ended.
-        while let Ok(mut output) = empty.recv() {
+        while let Some(mut output) = buffers.take() {
             output.clear();
             let encoded = match (&mut *scratch, self.slices.next(&mut slice)) {
                 (_, Ok(false)) => return,
                 (Ok(scratch), Ok(true)) => self.encode(&slice, scratch, &mut output),
                 (_, Err(error)) => Err(error),
-                (Err(_), Ok(true)) => Err(Error::OutOfMemory { bytes: cache_bytes }),
+                (Err(_), Ok(true)) => Err(Error::OutOfMemory { bytes: self.crew.cache_bytes }),
             };
             output.number = slice.number();
             output.failure = encoded.err();
@@ -415,6 +431,30 @@ impl Drop for Alarm<'_> {
         if thread::panicking() {
             let failure = Some(Error::Internal("an encoder thread panicked".to_owned()));
             let _ = self.0.send(Output { number: u64::MAX, failure, ..Output::default() });
+        }
+    }
+}
+
+/// The ring: output buffers that the writer has given back, and how many more may be made. One is made
+/// only when none is there: where the writer keeps up they are few, and their memory stays warm.
+#[derive(Clone)]
+struct Buffers<'u> {
+    empty: Receiver<Output>,
+    unmade: &'u AtomicUsize,
+}
+
+impl Buffers<'_> {
+    /// A buffer, as soon as there is one; none when writing has ended.
+    fn take(&self) -> Option<Output> {
+        match self.empty.try_recv() {
+            Ok(output) => return Some(output),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => {}
+        }
+        let one_less = |unmade: usize| unmade.checked_sub(1);
+        match self.unmade.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
+            Ok(_) => Some(Output::default()),
+            Err(_) => self.empty.recv().ok(),
         }
     }
 }

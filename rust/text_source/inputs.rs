@@ -50,6 +50,11 @@ impl Input {
         self.range.as_ref().map_or(self.size, |range| range.end - range.start)
     }
 
+    /// About how much text that is: to a quarter of its size it is usually compressed.
+    pub(super) fn likely_text_bytes(&self) -> u64 {
+        self.bytes() * if self.is_named_compressed() { 4 } else { 1 }
+    }
+
     /// Whether this is standard input.
     pub fn is_stdin(&self) -> bool {
         self.path.as_os_str() == STDIN
