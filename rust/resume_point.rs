@@ -37,6 +37,9 @@ const NAMED_INPUTS: usize = 1000;
 /// The way out of every refusal.
 const ANEW: &str = "without --resume it begins anew";
 
+/// Another one says that slices were cut in another way.
+const FORMAT: u32 = 2;
+
 /// What two runs must have in common for one to go on with the other's output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
@@ -183,6 +186,12 @@ impl Found {
                     path.display()
                 ))
             })?;
+            if journal.format != FORMAT {
+                return Err(Error::Mismatch(format!(
+                    "{}: cannot resume: another version of lmkit began it; {ANEW}",
+                    output.display()
+                )));
+            }
             let slices = journal.position.slices;
             if best.as_ref().is_none_or(|best| best.journal.position.slices < slices) {
                 best = Some(Self { path, process, journal });
@@ -394,7 +403,7 @@ impl Keeper {
             }
         }
         let journal = Journal {
-            format: 1,
+            format: FORMAT,
             process: std::process::id(),
             slice_bytes: self.slice_bytes,
             job: job.clone(),

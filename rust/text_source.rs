@@ -1,9 +1,10 @@
 //! Files → slices of text cut where no token can cross.
 //!
 //! Paths are files, folders, globs or `-`; gzip and zstd are known by their content; `.jsonl` files
-//! give one field of each line, `.parquet` files one column, through a [`RowFormat`]. Any number of threads take slices from one [`Slices`]: large plain
-//! files are read by position, outside the lock; everything else is read (and decompressed) in order by
-//! whichever thread asks next, while the others work. A slice holds about a megabyte, however long
+//! give one field of each line, `.parquet` files one column, through a [`RowFormat`]. Any number of
+//! threads take slices from one [`Slices`]: large plain files are read by position and small ones by the
+//! hundred, outside the lock; everything else is read (and decompressed) in order by whichever
+//! thread asks next, while the others work. A slice holds about a megabyte, however long
 //! the input or short its documents. Memory is one slice a thread, and the longest stretch without
 //! a cut.
 

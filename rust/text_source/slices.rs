@@ -1,14 +1,20 @@
 //! A source's slices, handed out in order to any number of threads.
 
+use std::io::Read;
+use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::open::{self, Opened, PlainFile, Small};
 use super::rows::{RowBatch, RowStream};
 use super::slice::{Kind, Segment, Slice};
 use super::stream::{self, Stream};
-use super::{MOST_SEGMENTS, Reading, TextSource, grid};
-use crate::error::Result;
+use super::{Input, MOST_SEGMENTS, Reading, TextSource, grid};
+use crate::error::{Error, Result};
+
+/// The most text that is taken of a file that turns out not to be the small one it was listed as, but
+/// compressed under another name, or grown since.
+const MOST_UNFORESEEN: u64 = 16 << 20;
 
 /// The slices of a source, for any number of threads.
 pub struct Slices<'s> {
@@ -23,7 +29,8 @@ pub(super) struct Feed<'s> {
     next_number: u64,
     current: Option<Current<'s>>,
     has_ended: bool,
-    not_text: Vec<PathBuf>,
+    /// Places in the list of inputs.
+    not_text: Vec<usize>,
     nulls: u64,
 }
 
@@ -51,49 +58,47 @@ impl<'s> Slices<'s> {
     /// Passes over the first `count` slices, without decoding them; of large plain files without
     /// reading them. False where there are fewer.
     pub fn skip(&self, count: u64) -> Result<bool> {
-        let mut feed = self.feed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut slice = Slice::default();
-        while feed.next_number < count {
+        loop {
+            let mut feed = self.feed();
+            if feed.next_number == count {
+                return Ok(true);
+            }
             self.reading.progress.check()?;
-            match self.take(&mut feed, &mut slice)? {
+            let taken = self.take(&mut feed, &mut slice)?;
+            feed.next_number += 1;
+            drop(feed);
+            match taken {
                 Taken::End => return Ok(false),
                 Taken::Cell(cell) => self.tell_read(&cell),
+                // Which of them are no text is told at the end.
+                Taken::Files(files) => self.read_files(files, &mut slice)?,
                 Taken::Stretch => {}
             }
-            feed.next_number += 1;
             slice.clear();
         }
-        Ok(true)
     }
 
     /// Reads the next slice into `slice`; false where there is none. Slices are numbered from 0
     /// without gaps, the one that cannot be read included; none follows it.
     pub fn next(&self, slice: &mut Slice) -> Result<bool> {
         slice.clear();
-        let cell = {
-            let mut feed = self.feed.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = {
+            let mut feed = self.feed();
             if feed.has_ended {
                 return Ok(false);
             }
             slice.number = feed.next_number;
             let taken = self.reading.progress.check().and_then(|()| self.take(&mut feed, slice));
-            match taken {
-                Ok(Taken::End) => {
-                    feed.has_ended = true;
-                    return Ok(false);
-                }
-                Ok(taken) => {
-                    feed.next_number += 1;
-                    if let Taken::Cell(cell) = taken { Some(cell) } else { None }
-                }
-                Err(error) => {
-                    feed.has_ended = true;
-                    return Err(error);
-                }
-            }
+            feed.has_ended = matches!(taken, Ok(Taken::End) | Err(_));
+            feed.next_number += u64::from(!feed.has_ended);
+            taken?
         };
-        if let Some(cell) = cell {
-            self.read_cell(cell, slice)?;
+        match taken {
+            Taken::End => return Ok(false),
+            Taken::Stretch => {}
+            Taken::Cell(cell) => self.read_cell(cell, slice)?,
+            Taken::Files(files) => self.read_files(files, slice)?,
         }
         slice.decode(&self.reading)?;
         Ok(true)
@@ -101,12 +106,18 @@ impl<'s> Slices<'s> {
 
     /// Files of the folders that turned out to hold no text, and were passed over.
     pub fn not_text(&self) -> Vec<PathBuf> {
-        self.feed.lock().unwrap_or_else(PoisonError::into_inner).not_text.clone()
+        let mut places = self.feed().not_text.clone();
+        places.sort_unstable();
+        places.into_iter().map(|place| self.source.inputs.list[place].path.clone()).collect()
     }
 
     /// How many rows so far had no text, and were passed over.
     pub fn nulls(&self) -> u64 {
-        self.feed.lock().unwrap_or_else(PoisonError::into_inner).nulls
+        self.feed().nulls
+    }
+
+    fn feed(&self) -> MutexGuard<'_, Feed<'s>> {
+        self.feed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self, feed: &mut Feed<'s>, slice: &mut Slice) -> Result<Taken> {
@@ -119,9 +130,12 @@ impl<'s> Slices<'s> {
                         let is_empty = slice.segments.is_empty();
                         return Ok(if is_empty { Taken::End } else { Taken::Stretch });
                     }
-                    if !self.take_small(feed, slice)? {
-                        self.open_next(feed)?;
+                    let files = self.small_files(feed.next_input, slice);
+                    if !files.is_empty() {
+                        feed.next_input = files.end;
+                        return Ok(Taken::Files(files));
                     }
+                    self.open_next(feed)?;
                 }
                 Some(Current::Cells { .. }) if !slice.segments.is_empty() => break,
                 Some(Current::Cells { input, file, next }) => {
@@ -149,27 +163,48 @@ impl<'s> Slices<'s> {
         Ok(Taken::Stretch)
     }
 
-    /// Adds the whole next input to the slice, if it is a small file of text; false where it is not.
-    fn take_small(&self, feed: &mut Feed<'s>, slice: &mut Slice) -> Result<bool> {
-        let place = feed.next_input;
-        let input = &self.source.inputs.list[place];
-        let is_small = input.size <= self.reading.slice_bytes as u64 / 2
-            && input.range.as_ref().is_none_or(|range| *range == (0..input.size));
-        if !is_small
-            || self.reading.split.is_some()
-            || self.source.has_records(input)
-            || !input.is_regular
-            || input.is_named_compressed()
-        {
-            return Ok(false);
-        }
-        self.reading.progress.check()?;
+    /// The small files of text from the input at `first` on that fit into the slice, by what is known
+    /// without opening them: of these all may be read side by side.
+    fn small_files(&self, first: usize, slice: &Slice) -> Range<usize> {
+        let half = self.reading.slice_bytes as u64 / 2;
+        let mut bytes = slice.bytes.len() as u64;
+        let most = MOST_SEGMENTS - slice.segments.len();
+        let fit = self.source.inputs.list[first..].iter().take(most).take_while(|input| {
+            let fits = bytes <= half && self.is_small_text(input);
+            bytes += input.size;
+            fits
+        });
+        first..first + fit.count()
+    }
+
+    fn is_small_text(&self, input: &Input) -> bool {
+        input.size <= self.reading.slice_bytes as u64 / 2
+            && input.range.as_ref().is_none_or(|range| *range == (0..input.size))
+            && self.reading.split.is_none()
+            && !self.source.has_records(input)
+            && input.is_regular
+            && !input.is_named_compressed()
+    }
+
+    /// Adds whole small files to the slice.
+    fn read_files(&self, files: Range<usize>, slice: &mut Slice) -> Result<()> {
         slice.make_room();
-        let start = slice.bytes.len();
-        match open::read_small(input, &mut slice.bytes)? {
-            Small::Other => return Ok(false),
-            Small::NotText => feed.not_text.push(input.path.clone()),
-            Small::Text => slice.segments.push(Segment {
+        for place in files {
+            self.reading.progress.check()?;
+            let input = &self.source.inputs.list[place];
+            let start = slice.bytes.len();
+            let small = match open::read_small(input, &mut slice.bytes)? {
+                Small::Other => self.read_unforeseen(input, &mut slice.bytes)?,
+                small => {
+                    self.reading.progress.add(input.size);
+                    small
+                }
+            };
+            if matches!(small, Small::NotText) {
+                self.feed().not_text.push(place);
+                continue;
+            }
+            slice.segments.push(Segment {
                 range: start..slice.bytes.len(),
                 input: place,
                 offset: 0,
@@ -178,11 +213,38 @@ impl<'s> Slices<'s> {
                 starts_document: true,
                 ends_document: true,
                 in_validation: false,
-            }),
+            });
         }
-        feed.next_input += 1;
-        self.reading.progress.add(input.size);
-        Ok(true)
+        Ok(())
+    }
+
+    /// Appends the text of a file that is not what its size and name said. The slices behind it may be
+    /// taken already, so all of it belongs to this one.
+    fn read_unforeseen(&self, input: &Input, bytes: &mut Vec<u8>) -> Result<Small> {
+        let progress = self.reading.progress;
+        let (reader, compression): (Box<dyn Read + Send>, _) = match open::open(input, progress)? {
+            Opened::NotText => {
+                progress.add(input.bytes());
+                return Ok(Small::NotText);
+            }
+            Opened::Plain(file) => (Box::new(file.reader(progress)), None),
+            Opened::Stream { reader, compression } => (reader, compression),
+        };
+        let read = reader.take(MOST_UNFORESEEN + 1).read_to_end(bytes);
+        let read = read.map_err(|error| open::converted(&input.path, compression, error))?;
+        if read as u64 <= MOST_UNFORESEEN {
+            return Ok(Small::Text);
+        }
+        let why = match compression {
+            Some(format) => format!(
+                "{format} data of {} bytes, more than {} MB of text; under a name that ends in .gz or \
+                 .zst it is read in pieces",
+                input.size,
+                MOST_UNFORESEEN >> 20
+            ),
+            None => "the file has grown since the run began".to_owned(),
+        };
+        Err(Error::MalformedFile { path: input.path.clone(), why })
     }
 
     fn open_next(&self, feed: &mut Feed<'s>) -> Result<()> {
@@ -206,7 +268,7 @@ impl<'s> Slices<'s> {
         let (reader, compression): (Box<dyn std::io::Read + Send + 's>, _) =
             match open::open(input, self.reading.progress)? {
                 Opened::NotText => {
-                    feed.not_text.push(input.path.clone());
+                    feed.not_text.push(place);
                     self.reading.progress.add(input.bytes());
                     return Ok(());
                 }
@@ -269,4 +331,6 @@ enum Taken {
     Stretch,
     /// To be read outside the lock.
     Cell(Cell),
+    /// Small files, by their places in the list of inputs, to be read outside the lock too.
+    Files(Range<usize>),
 }

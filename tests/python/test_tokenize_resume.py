@@ -251,6 +251,11 @@ def test_what_differs_is_refused_by_name(text: Path, tokenizer: Path, tmp_path: 
     assert "other inputs" in refusal(end_of_document="")
     assert runs.files() == before, "a refusal touches nothing"
     runs.inputs = [str(own)]
+    (journal,) = folder.glob(".a.npy.journal.*")
+    told = journal.read_text()
+    journal.write_text(json.dumps({**json.loads(told), "format": 1}))
+    assert "another version of lmkit began it" in refusal()
+    journal.write_text(told)
     (partial,) = folder.glob(".a.npy.[0-9]*.lmkit-tmp")
     partial.write_bytes(partial.read_bytes()[:1000])
     with pytest.raises(lmkit.errors.MismatchError, match="1000 bytes are left"):

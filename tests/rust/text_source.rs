@@ -258,6 +258,14 @@ fn a_small_file_is_read_as_it_is_when_it_is_opened() {
     let packed = gzip("word ".repeat(10_000).as_bytes());
     let read = read_after(|path| fs::write(path, &packed).unwrap()).unwrap();
     assert_eq!(read[0], "word ".repeat(10_000));
+    let large = "word ".repeat((16 << 20) / 5 + 1);
+    for (now, expected) in [
+        (large.as_bytes(), "has grown since the run began"),
+        (&gzip(large.as_bytes()), "more than 16 MB of text; under a name that ends in .gz"),
+    ] {
+        let error = read_after(|path| fs::write(path, now).unwrap()).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
     let read = read_after(|path| fs::write(path, b"as\0it was").unwrap()).unwrap();
     assert_eq!(read, ["another"], "it is no text any more");
     let error = read_after(|path| fs::remove_file(path).unwrap()).unwrap_err();
