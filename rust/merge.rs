@@ -8,6 +8,10 @@
 //! Of one word alone the least rank was found by vectors a seventh slower: they read what was just
 //! written in smaller pieces, and such a load waits for the store. Side by side others have their turn
 //! in between.
+//!
+//! Not by the longest token of a trie, taken back where it and the token before do not stand beside each
+//! other (the way of the crate `bpe`): the same ids for 330 ns a word instead of 215, on the different
+//! words of 40 MB of English. Of 2.3 tokens a word 4.6 are tried, and no try can be foretold.
 
 mod lanes;
 mod long;
