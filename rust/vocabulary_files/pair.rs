@@ -86,16 +86,17 @@ pub(super) fn number_specials(
 
 /// The entries shaped `<|…|>` that no merge makes.
 fn guess_specials(entries: &Entries, merges: &[FileMerge]) -> Vec<(String, u32)> {
-    let shaped: Vec<_> = entries
-        .iter()
-        .filter(|(key, _)| key.len() > 4 && key.starts_with("<|") && key.ends_with("|>"))
-        .collect();
-    if shaped.is_empty() {
-        return Vec::new();
+    let is_shaped = |key: &str| key.len() > 4 && key.starts_with("<|") && key.ends_with("|>");
+    let mut shaped: Vec<_> = entries.iter().filter(|(key, _)| is_shaped(key)).collect();
+    if !shaped.is_empty() {
+        let made: FxHashSet<String> = merges
+            .iter()
+            .filter(|(_, left, right)| left.starts_with(b"<") && right.ends_with(b">"))
+            .map(|(_, left, right)| spell(left) + &spell(right))
+            .collect();
+        shaped.retain(|(key, _)| !made.contains(key));
     }
-    let made: FxHashSet<String> =
-        merges.iter().map(|(_, left, right)| spell(left) + &spell(right)).collect();
-    shaped.into_iter().filter(|(key, _)| !made.contains(key)).cloned().collect()
+    shaped.into_iter().cloned().collect()
 }
 
 /// The tokens of entries, and of specials that have none. The key of a special token is its text; any
@@ -185,7 +186,6 @@ impl<'de> Deserialize<'de> for OrderedEntries {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 use serde::de::Error as _;
                 let mut entries = Entries::new();
-                let mut seen = FxHashSet::default();
                 while let Some((key, id)) = map.next_entry::<String, i64>()? {
                     let id = i32::try_from(id)
                         .ok()
@@ -195,10 +195,12 @@ impl<'de> Deserialize<'de> for OrderedEntries {
                                 "token {key:?} has id {id}; ids go from 0 to 2147483647"
                             ))
                         })?;
-                    if !seen.insert(key.clone()) {
-                        return Err(A::Error::custom(format!("token {key:?} stands there twice")));
-                    }
                     entries.push((key, id));
+                }
+                let mut seen = FxHashSet::default();
+                seen.reserve(entries.len());
+                if let Some((key, _)) = entries.iter().find(|(key, _)| !seen.insert(key.as_str())) {
+                    return Err(A::Error::custom(format!("token {key:?} stands there twice")));
                 }
                 Ok(OrderedEntries(entries))
             }
