@@ -19,7 +19,7 @@ import lmkit
 from lmkit.tokenize_files import plan
 
 END = "<|endoftext|>"
-LONG = 20  # so often is the text read by a run that must not end within 50 ms
+LONG = 4  # so often is the text read by a run that must not end within 50 ms: it takes 2 s
 
 # A run that notes after every slice, of about 4 KB, how far it is, on its way through a text that
 # takes it a second or so; started by the tests as a process of its own, to be killed.
@@ -43,6 +43,7 @@ USUAL: dict[str, Any] = {
     "max_record_bytes": 1 << 30,
     "slice_bytes": 1 << 12,
 }
+LARGE_SLICES = {"slice_bytes": 1 << 20}  # for what nobody is to interrupt
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def runs_of(
     whole.mkdir()
     broken.mkdir()
     expected = Runs(inputs, whole, tokenizer, name)
-    expected.finish(**options)
+    expected.finish(**{**LARGE_SLICES, **options})
     return Runs(inputs, broken, tokenizer, name), expected.files()
 
 
@@ -214,7 +215,7 @@ def test_interrupted_and_resumed_in_one_process(
     with pytest.raises(RuntimeError, match="enough"):
         job.run(stop)
     assert job.is_resumable
-    job = plan(runs.inputs, runs.output, tok, resume=True, **USUAL)
+    job = plan(runs.inputs, runs.output, tok, resume=True, **{**USUAL, **LARGE_SLICES})
     assert job.run(None)["resumed_bytes"] > 0
     assert runs.files() == expected
 
