@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lmkit.counted import counted
+
 if TYPE_CHECKING:
     from lmkit.tokenizer import Tokenizer
 
@@ -118,7 +120,7 @@ def tokenizer_card(tokenizer: "Tokenizer") -> str:
 def page(title: str, facts: Sequence[tuple[str, str]], seen: TokenView) -> str:
     """A whole page, which needs nothing from elsewhere."""
     more = seen.count - len(seen.tokens)
-    rest = f"<p>and {more:,} tokens more, which are counted and not shown</p>" if more else ""
+    rest = f"<p>and {counted(more, 'token')} more, counted and not shown</p>" if more else ""
     rows = "".join(
         f"<tr><td>{one.id}</td><td><span class='t c{place % COLOURS}'>{_escaped(one)}</span></td>"
         f"<td>{count:,}</td><td>{count / seen.count:.2%}</td></tr>"
@@ -157,9 +159,8 @@ h2 {{ font-size: 1.1rem; }}
 
 def summary(seen: TokenView) -> str:
     """How long the text is, in one line."""
-    tokens = "token" if seen.count == 1 else "tokens"
     return (
-        f"{seen.count:,} {tokens}, {seen.text_bytes:,} bytes: "
+        f"{counted(seen.count, 'token')}, {counted(seen.text_bytes, 'byte')}: "
         f"{seen.bytes_per_token:.2f} bytes a token"
     )
 

@@ -424,12 +424,16 @@ def test_a_choice_that_is_not_made_is_told_on_one_line():
     )
 
 
-def test_one_document_is_not_documents(text, tmp_path):
+def test_one_of_anything_is_told_in_the_singular(text, tmp_path):
     assert learn(text, "--vocab_size", "260").returncode == 0
-    done = lmkit(
-        "tokenize", "--data_path", text, "--tokenizer", tmp_path / "tokenizer",
-        "--output_path", tmp_path / "one.npy",
-    )  # fmt: skip
-    assert " tokens of 1 document, " in done.stdout
+    text.write_text("t")
+    one = ["--data_path", text, "--tokenizer", tmp_path / "tokenizer", "--output_path"]
+    done = lmkit("tokenize", *one, tmp_path / "one.npy")
+    assert ": 1 token of 1 document, 1 byte (1.00 bytes a token)\n" in done.stdout
     done = lmkit("convert", "tokens", tmp_path / "one.npy", tmp_path / "two.npy")
-    assert " tokens of 1 document, " in done.stdout
+    assert ": 1 token of 1 document, " in done.stdout
+    done = lmkit("tokenize", *one, tmp_path / "shards", "--shards", "1")
+    assert ": 1 token of 1 document in 1 shard, 1 byte (1.00 bytes a token)\n" in done.stdout
+    assert ": 1 shard, 1 token, " in done.stdout
+    done = lmkit("inspect", tmp_path / "tokenizer", "--text", "t")
+    assert "\n1 token, 1 byte: 1.00 bytes a token\n" in done.stdout

@@ -238,9 +238,9 @@ def test_the_commands_say_what_they_passed_over(tmp_path: Path) -> None:
     told = said(
         "train-tokenizer", "--data_path", path, "--vocab_size", 300, "--output_path", folder
     )
-    assert "note: passed over 1 rows without text (null)" in told.stderr
+    assert "note: passed over 1 row without text (null)" in told.stderr
     told = said("tokenize", "--data_path", path, "--tokenizer", folder, "--output_path", output)
-    assert "Passed over 1 rows without text (null)" in told.stderr
+    assert "Passed over 1 row without text (null)" in told.stderr
     assert "tokens of 300 documents" in told.stdout
 
 

@@ -418,7 +418,7 @@ def test_what_is_no_text_is_passed_over_and_said(texts, tokenizer, tmp_path, cap
             call(["tokenize", *map(str, run), *options])
         said = capsys.readouterr().err
         assert said.count(f"Passed over {texts}/picture.bin: not a text file") == 1
-        assert said.count("Passed over 1 rows without text (null)") == 1
+        assert said.count("Passed over 1 row without text (null)") == 1
 
 
 def test_a_full_disk_leaves_nothing_of_the_shard(tokenizer, tmp_path):

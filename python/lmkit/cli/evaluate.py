@@ -16,6 +16,7 @@ from lmkit.cli.shared_options import (
     quiet_option,
     whole_number,
 )
+from lmkit.counted import counted
 from lmkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _text(result: "Evaluation") -> str:
         f"Loss: {result.loss:.4f}\n"
         f"Perplexity: {result.perplexity:,.2f}\n"
         f"Bits per byte: {bits}\n"
-        f"Tokens: {result.tokens:,} ({result.bytes:,} bytes)"
+        f"Tokens: {result.tokens:,} ({counted(result.bytes, 'byte')})"
     )
 
 

@@ -8,6 +8,7 @@ import click
 from lmkit.byte_size import byte_size
 from lmkit.cli.options import Command, notices
 from lmkit.cli.shared_options import force_option, json_option, one_of, quiet_option
+from lmkit.counted import counted
 
 
 @click.command(cls=Command)
@@ -94,6 +95,6 @@ def command(
     averaged = ", averaged weights" if result.weights == "average" else ""
     click.echo(
         f"Exported {result.checkpoint} ({result.parameters:,} parameters after "
-        f"{result.iteration:,} steps{averaged}) to {result.path} as "
+        f"{counted(result.iteration, 'step')}{averaged}) to {result.path} as "
         f"{result.architecture or 'bare weights'}, {result.dtype}"
     )

@@ -16,6 +16,7 @@ from lmkit.cli.shared_options import (
     tokenizer_option,
     whole_number,
 )
+from lmkit.counted import counted
 from lmkit.errors import MalformedError, MissingFileError, UsageError, already_exists
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _show_text(
     if as_json:
         print(json.dumps(_as_json(path, seen, html_path), ensure_ascii=False))
     elif html_path is not None:
-        print(f"{html_path}: {seen.count:,} tokens of {seen.text_bytes:,} bytes")
+        print(f"{html_path}: {counted(seen.count, 'token')} of {counted(seen.text_bytes, 'byte')}")
     else:
         _print_tokens(seen)
 
@@ -212,7 +213,7 @@ def _coloured(seen: "TokenView") -> str:
     with console.capture() as printed:
         console.print(flow)
         if more:
-            said = f"... and {more:,} tokens more; --show N shows more of them"
+            said = f"... and {counted(more, 'token')} more; --show N shows more of them"
             console.print(said, markup=False)
         console.print(summary(seen), markup=False)
         console.print(f"commonest: {named}", markup=False)

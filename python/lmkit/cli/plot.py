@@ -13,6 +13,7 @@ import click
 
 from lmkit.cli.options import Command, notices
 from lmkit.cli.shared_options import force_option, json_option, one_of, option, quiet_option
+from lmkit.counted import counted
 from lmkit.errors import UsageError, already_exists
 
 if TYPE_CHECKING:
@@ -249,12 +250,12 @@ def _tell(artist: _Artist, runs: "Sequence[Run]", *, as_json: bool, quiet: bool)
         click.echo(json.dumps({"output_path": artist.output, **plot_data(runs)}))
     elif artist.output is not None and not quiet:
         steps = sum(len(run.training) for run in runs)
-        count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-        click.echo(f"{artist.output}: {count}, {steps:,} steps", err=artist.terminal)
+        told = f"{counted(len(runs), 'run')}, {counted(steps, 'step')}"
+        click.echo(f"{artist.output}: {told}", err=artist.terminal)
     for run in runs:
         if run.torn and not quiet:
             click.echo(
-                f"note: {run.path}: {run.torn} line{'s' if run.torn > 1 else ''} of its metrics "
+                f"note: {run.path}: {counted(run.torn, 'line')} of its metrics "
                 f"{'are' if run.torn > 1 else 'is'} not whole and left out",
                 err=True,
             )

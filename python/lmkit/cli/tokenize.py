@@ -26,6 +26,7 @@ from lmkit.cli.tokenize_shards import (
 )
 from lmkit.cli.tokenizer_options import load_tokenizer, say_special, tokenizer_options
 from lmkit.cli.value_sources import flag_name
+from lmkit.counted import counted
 from lmkit.errors import UsageError
 from lmkit.tokenizer import Tokenizer
 
@@ -199,8 +200,7 @@ def _say_plan(files: int, size: int, output: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"files": files, "bytes": size, "output_path": output}))
     else:
-        plural = "" if files == 1 else "s"
-        print(f"Would tokenize {files} file{plural}, {size / 1e6:,.1f} MB, into {output}")
+        print(f"Would tokenize {counted(files, 'file')}, {size / 1e6:,.1f} MB, into {output}")
 
 
 def _say_summary(summary: dict[str, Any], output: str, *, as_json: bool, quiet: bool) -> None:
@@ -217,9 +217,9 @@ def _say_summary(summary: dict[str, Any], output: str, *, as_json: bool, quiet: 
     for name, part in parts:
         ratio = part["text_bytes"] / part["tokens"] if part["tokens"] else 0.0
         print(
-            f"{name}: {part['tokens']:,} tokens of {part['documents']:,} "
-            f"{'document' if part['documents'] == 1 else 'documents'}, "
-            f"{part['text_bytes']:,} bytes ({ratio:.2f} bytes a token)"
+            f"{name}: {counted(part['tokens'], 'token')} of "
+            f"{counted(part['documents'], 'document')}, "
+            f"{counted(part['text_bytes'], 'byte')} ({ratio:.2f} bytes a token)"
         )
     resumed = summary.get("resumed_bytes", 0)
     if resumed:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmkit.cli.progress import progress_bar
 from lmkit.cli.shard_options import token_count
+from lmkit.counted import counted
 from lmkit.errors import UsageError
 from lmkit.tokenizer import Tokenizer
 
@@ -235,8 +236,8 @@ def _make_one(
         print(json.dumps(asdict(receipt)))
     elif not quiet:
         print(
-            f"{receipt.name}: {receipt.tokens:,} tokens of {receipt.documents:,} documents, "
-            f"{receipt.text_bytes:,} bytes"
+            f"{receipt.name}: {counted(receipt.tokens, 'token')} of "
+            f"{counted(receipt.documents, 'document')}, {counted(receipt.text_bytes, 'byte')}"
         )
 
 
@@ -259,10 +260,9 @@ def _say_plan(planned: "Planned", output: str, *, as_json: bool) -> None:
         told = {"files": len(plan.inputs), "bytes": plan.total_bytes, "output_path": output}
         print(json.dumps(told | {"plan": content["id"], "shards": content["shards"]}))
         return
-    plural = "" if len(plan.inputs) == 1 else "s"
     print(
-        f"Would tokenize {len(plan.inputs):,} file{plural}, {plan.total_bytes / 1e6:,.1f} MB, into "
-        f"{len(plan):,} shards in {output}"
+        f"Would tokenize {counted(len(plan.inputs), 'file')}, {plan.total_bytes / 1e6:,.1f} MB, "
+        f"into {counted(len(plan), 'shard')} in {output}"
     )
     for number in range(len(plan)):
         ranges = list(plan.ranges(number))
@@ -293,7 +293,7 @@ def say_passed_over(skipped: Sequence[str], null_rows: int) -> None:
     for path in skipped:
         print(f"Passed over {path}: not a text file", file=sys.stderr)
     if null_rows:
-        print(f"Passed over {null_rows:,} rows without text (null)", file=sys.stderr)
+        print(f"Passed over {counted(null_rows, 'row')} without text (null)", file=sys.stderr)
 
 
 def _say_summary(
@@ -310,20 +310,21 @@ def _say_summary(
     for part in parts:
         ratio = part["text_bytes"] / part["tokens"] if part["tokens"] else 0.0
         print(
-            f"{part['output_path']}: {part['tokens']:,} tokens of {part['documents']:,} documents "
-            f"in {summary['shards']:,} shards, {part['text_bytes']:,} bytes "
-            f"({ratio:.2f} bytes a token)"
+            f"{part['output_path']}: {counted(part['tokens'], 'token')} of "
+            f"{counted(part['documents'], 'document')} in {counted(summary['shards'], 'shard')}, "
+            f"{counted(part['text_bytes'], 'byte')} ({ratio:.2f} bytes a token)"
         )
     if summary.get("found"):
-        print(f"{summary['found']:,} shards were there before")
+        were = "was" if summary["found"] == 1 else "were"
+        print(f"{counted(summary['found'], 'shard')} {were} there before")
     workers = summary.get("workers", [])
     for share in workers[:_FEW_WORKERS]:
         print(
-            f"worker {share['worker']}: {share['shards']:,} shards, "
-            f"{share['tokens']:,} tokens, {share['seconds']:.1f} s"
+            f"worker {share['worker']}: {counted(share['shards'], 'shard')}, "
+            f"{counted(share['tokens'], 'token')}, {share['seconds']:.1f} s"
         )
     if len(workers) > _FEW_WORKERS:
-        print(f"and {len(workers) - _FEW_WORKERS:,} workers with less")
+        print(f"and {counted(len(workers) - _FEW_WORKERS, 'worker')} with less")
     if made:
         seconds = max(summary["seconds"], 1e-9)
         size = sum(share["text_bytes"] for share in workers)

@@ -16,6 +16,7 @@ from lmkit.cli.options import Command
 from lmkit.cli.progress import Callback, progress_bar
 from lmkit.cli.tokenizer_options import SLOW
 from lmkit.cli.vocabulary_report import print_report, printable
+from lmkit.counted import counted
 from lmkit.errors import UsageError
 from lmkit.tokenizer import Tokenizer, save_native
 from lmkit.train_tokenizer import Learning, Report, check_counts_path, pruned, report
@@ -113,8 +114,8 @@ class _Run:
         if counts.not_text:
             self.notes.append(_passed_over(counts))
         if counts.null_rows:
-            self.notes.append(f"passed over {counts.null_rows:,} rows without text (null)")
-        self._counted = f"{counts.pretokens:,} pretokens"
+            self.notes.append(f"passed over {counted(counts.null_rows, 'row')} without text (null)")
+        self._counted = counted(counts.pretokens, "pretoken")
         self.result |= _as_json(counts)
         return counts
 
@@ -151,7 +152,7 @@ class _Run:
             "fingerprint": tokenizer.fingerprint,
         }
         self.sentence = (
-            f"Learned {merges:,} merges from {self._counted} in {self.seconds:.1f} s: "
+            f"Learned {counted(merges, 'merge')} from {self._counted} in {self.seconds:.1f} s: "
             f"{tokenizer.vocab_size:,} tokens in {path}"
         )
         if tokenizer.vocab_size < asked:
@@ -262,7 +263,7 @@ def _amount(files: int, size: int) -> str:
         return "saved counts"
     if not size:
         return "standard input"
-    return f"{files:,} {'file' if files == 1 else 'files'} of {size / 1e6:,.1f} MB"
+    return f"{counted(files, 'file')} of {size / 1e6:,.1f} MB"
 
 
 def _print(result: dict[str, object], sentence: str, *, as_json: bool, quiet: bool) -> None:

@@ -1,5 +1,6 @@
 """A report on a vocabulary, as lines for people or as JSON."""
 
+from lmkit.counted import counted
 from lmkit.train_tokenizer import Listed, Report
 
 
@@ -14,7 +15,7 @@ def printable(report: Report) -> dict[str, object]:
 
 def print_report(report: Report) -> None:
     """Print the report on stdout."""
-    print(f"On {report['text_bytes']:,} bytes of held-out text:")
+    print(f"On {counted(report['text_bytes'], 'byte')} of held-out text:")
     for row in report["growth"]:
         print(f"  {row['vocab_size']:>9,} tokens  {row['bytes_per_token']:6.3f} bytes a token")
     for name in ("commonest", "longest"):

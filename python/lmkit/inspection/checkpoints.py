@@ -6,6 +6,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from lmkit.counted import counted
 from lmkit.errors import LmkitError, MismatchError
 from lmkit.inspection.blocks import sha256
 from lmkit.inspection.report import Ask, Report, size_in
@@ -106,7 +107,7 @@ def _verify_folder(report: Report, ask: Ask) -> None:
             return
     report.whole = True if ask.verify else None
     said = "the sha256 of each file is right" if ask.verify else "not checked (--no_verify)"
-    report.checked = f"{len(known)} files: {said}"
+    report.checked = f"{counted(len(known), 'file')}: {said}"
 
 
 def _state(path: str) -> dict[str, Any]:

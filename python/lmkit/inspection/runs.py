@@ -8,6 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from lmkit.counted import counted
 from lmkit.errors import LmkitError, MalformedError
 from lmkit.inspection import tokenizers
 from lmkit.inspection.checkpoints import CONFIG_SHOWN, verify
@@ -62,7 +63,7 @@ def _verify_run(report: Report, checkpoints: list[Path], ask: Ask) -> None:
     if report.damage is None:
         report.whole = True if ask.verify else None
         said = "the checksums of all are right" if ask.verify else "not checked (--no_verify)"
-        report.checked = f"{len(checkpoints)} checkpoints: {said}"
+        report.checked = f"{counted(len(checkpoints), 'checkpoint')}: {said}"
 
 
 def _tell_settings(report: Report, path: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lmkit.counted import counted
 from lmkit.errors import UsageError
 from lmkit.lm.cross_entropy import IGNORED
 from lmkit.lm.documents import DocumentTokens, Spans, windows_around
@@ -379,7 +380,7 @@ def _places(n_tokens: int, context_length: int, what: str = "data") -> int:
     """How many places a window may begin at; a window needs one token more than it is long."""
     if n_tokens <= context_length:
         raise UsageError(
-            f"the {what} holds {n_tokens:,} tokens, too few for one window of "
+            f"the {what} holds {counted(n_tokens, 'token')}, too few for one window of "
             f"--context_length {context_length} and the token after it",
             hint=f"pass more text or --context_length {n_tokens - 1} at most"
             if n_tokens > 1

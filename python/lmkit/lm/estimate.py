@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from lmkit.config import TrainConfig
+from lmkit.counted import counted
 from lmkit.lm.cross_entropy import logits_held
 from lmkit.lm.device import Device
 from lmkit.lm.distributed import Ranks
@@ -73,8 +74,9 @@ class Estimate:
             f"peak: {peak}"
         )
         return [
-            f"{self.tokens_per_step:,} tokens and {_flops(flops)} a step; {config.max_iters:,} "
-            f"steps go {self.epochs:,.2f} times over the training data",
+            f"{counted(self.tokens_per_step, 'token')} and {_flops(flops)} a step; "
+            f"{counted(config.max_iters, 'step')} go{'es' * (config.max_iters == 1)} "
+            f"{self.epochs:,.2f} times over the training data",
             f"about {_gib(self.memory)} of memory (free: {free}); "
             f"{_gib(self.checkpoint_bytes)} a checkpoint, {_gib(self.disk)} for all "
             f"(free: {_gib(self.free_disk)})",

@@ -1,5 +1,6 @@
 """The pace of a run to what is said of it: tokens a second, the time left, and what would help."""
 
+from lmkit.counted import counted
 from lmkit.lm import advice
 from lmkit.lm.distributed import Ranks
 from lmkit.lm.pace import EARLY_STEPS, Pace
@@ -31,7 +32,7 @@ class PaceReport:
         seconds, left = self._pace.early(), self._run.config.max_iters - step
         if seconds is not None:
             self._report.notice(
-                f"about {span(seconds * left)} for the {left:,} steps left, "
+                f"about {span(seconds * left)} for the {counted(left, 'step')} left, "
                 f"at {seconds:.3f}s a step"
             )
 

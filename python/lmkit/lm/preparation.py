@@ -16,6 +16,7 @@ import torch
 
 from lmkit.config import TrainConfig, from_dict
 from lmkit.config_file import to_toml
+from lmkit.counted import counted
 from lmkit.errors import MismatchError, UsageError
 from lmkit.lm import advice
 from lmkit.lm.batches import TokenBatches, evaluation_windows
@@ -213,8 +214,8 @@ def _tell_what_has_ended(config: TrainConfig, iteration: int, report: Report) ->
     """Say when a resumed run has no steps to take, or a schedule that is over before they are."""
     if iteration >= config.max_iters:
         report.notice(
-            f"nothing is left to do: the checkpoint has {iteration:,} iterations and --max_iters "
-            f"is {config.max_iters:,}"
+            f"nothing is left to do: the checkpoint has {counted(iteration, 'iteration')} and "
+            f"--max_iters is {config.max_iters:,}"
         )
     elif config.lr_schedule != "constant" and config.max_iters > config.schedule_iters:
         report.notice(
@@ -370,7 +371,7 @@ def _tell_of_other_data(
         if before and data and before["fingerprint"] != data.fingerprint:
             report.notice(
                 f"--{name}_data {data.path} is not the data of the checkpoint, which was "
-                f"{before['path']} with {before['tokens']:,} tokens"
+                f"{before['path']} with {counted(before['tokens'], 'token')}"
             )
 
 

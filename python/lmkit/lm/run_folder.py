@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+from lmkit.counted import counted
 from lmkit.durable import refused, sweep_temporaries, write_durably
 from lmkit.errors import MismatchError, SystemRefusedError, UsageError
 from lmkit.lm.checkpoint import Notice, iteration_of
@@ -37,8 +38,8 @@ def refuse_another_run(typed: str, *, force: bool) -> None:
     present = checkpoints_in(Path(typed))
     if present and not force:
         raise UsageError(
-            f"--checkpoint_dir {typed} already holds {len(present)} checkpoint"
-            f"{'s' if len(present) > 1 else ''}, the newest {present[0][1].name}",
+            f"--checkpoint_dir {typed} already holds {counted(len(present), 'checkpoint')}, "
+            f"the newest {present[0][1].name}",
             hint="continue it with --load_checkpoint latest, set it aside with --force, "
             "or choose another --checkpoint_dir",
         )

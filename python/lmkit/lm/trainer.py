@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmkit.config import TrainConfig, to_dict
+from lmkit.counted import counted
 from lmkit.errors import LmkitError
 from lmkit.lm import advice
 from lmkit.lm.bad_steps import BadSteps, SpikeWatch, TooManyBadStepsError
@@ -387,7 +388,7 @@ class Trainer:
         if (self._stop.agreed or self._stop.wished) and self._keeper.saved:
             printed = self._keeper.saved.printed
             self._report.line(
-                f"Stopped after {self.step:,} of {self.config.max_iters:,} iterations. "
+                f"Stopped after {self.step:,} of {counted(self.config.max_iters, 'iteration')}. "
                 f"To go on: lmkit train --load_checkpoint {shlex.quote(printed)}",
                 event="stopped",
                 iter=self.step,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lmkit.counted import counted
 from lmkit.errors import MalformedError, MismatchError
 from lmkit.shards import json_file
 from lmkit.shards.names import PLAN, shard_name
@@ -162,9 +163,11 @@ class Plan:
             if now != then:
                 return f"{now.path} has changed since"
         if len(self.inputs) != len(other.inputs):
-            return f"it was made from {len(other.inputs):,} files, not {len(self.inputs):,}"
+            return (
+                f"it was made from {counted(len(other.inputs), 'file')}, not {len(self.inputs):,}"
+            )
         if len(self) != len(other):
-            return f"it has {len(other):,} shards, not {len(self):,}"
+            return f"it has {counted(len(other), 'shard')}, not {len(self):,}"
         return "its inputs are cut elsewhere"
 
 

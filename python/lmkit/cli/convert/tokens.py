@@ -17,6 +17,7 @@ from lmkit.cli.shared_options import (
     tokenizer_option,
     whole_number,
 )
+from lmkit.counted import counted
 
 READ = ("npy", "bin", "nanogpt", "llmc", "megatron", "shards")
 WRITTEN = ("npy", "bin", "nanogpt", "llmc", "megatron", "text")
@@ -114,6 +115,7 @@ def command(
             f" and {len(done['files']) - 1} more" * (len(done["files"]) > 1)
         )
         count = done["documents"]
-        held = "" if count is None else f" of {count:,} document{'' if count == 1 else 's'}"
+        held = "" if count is None else f" of {counted(count, 'document')}"
         stored = f", {done['dtype']}" if done["dtype"] else ""
-        print(f"{named}: {done['tokens']:,} tokens{held}{stored}, {done['to']} of {done['from']}")
+        tokens = counted(done["tokens"], "token")
+        print(f"{named}: {tokens}{held}{stored}, {done['to']} of {done['from']}")
