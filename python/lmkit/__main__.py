@@ -29,19 +29,38 @@ class _Remarks(io.TextIOWrapper):
             super().flush()
 
 
+class _CtrlC:
+    """What SIGINT does by default; remembers that it came.
+
+    Modules that it breaks off while they load (torch's, most of all) may fail in ways of their own
+    after it.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        signal.default_int_handler(number, frame)
+
+
 def run() -> None:
     """Run the command line and leave with its exit code; errors are one line each on stderr."""
     signal.signal(signal.SIGTERM, _terminated)
+    ctrl_c = _CtrlC()
     end_with_launcher()
     sys.unraisablehook = _not_raised
     warnings.showwarning = _warned
     _prepare_streams()
     try:
-        code = _flushed(_outcome())
+        code = _flushed(_outcome(ctrl_c))
     except KeyboardInterrupt:  # while modules were loaded
         code = _interrupted()
     # All is said and written: who asks to leave now is not to change the code, nor see a traceback.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         _leave_at_once(code)
     sys.exit(code)
@@ -84,7 +103,7 @@ def _not_raised(unraisable: "sys.UnraisableHookArgs") -> None:
     if number is None:
         sys.__unraisablehook__(unraisable)
         return
-    again = threading.Timer(0.01, os.kill, (os.getpid(), number))
+    again = threading.Timer(0.1, os.kill, (os.getpid(), number))
     again.daemon = True
     again.start()
 
@@ -105,7 +124,7 @@ def _warned(
     (file or sys.stderr).write(told)
 
 
-def _outcome() -> int:
+def _outcome(ctrl_c: _CtrlC) -> int:
     import click
 
     from lmkit.cli import call
@@ -124,7 +143,7 @@ def _outcome() -> int:
     except (KeyboardInterrupt, click.Abort):
         return _interrupted()
     except Exception as error:  # noqa: BLE001 - the last door: no traceback leaves it
-        return _unexpected(error)
+        return _interrupted() if ctrl_c.came else _unexpected(error)
 
 
 def _interrupted() -> int:

@@ -290,6 +290,9 @@ run()
         ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", 143, ""),
         ("import atexit, os, signal as s; atexit.register(os.kill, os.getpid(), s.SIGTERM);"
          "from lmkit.errors import UsageError as E; raise E('no')", 2, "error: no\n"),
+        ("import atexit, os, signal as s; atexit.register(os.kill, os.getpid(), s.SIGINT)", 0, ""),
+        ("\n    import os, signal\n    try: os.kill(os.getpid(), signal.SIGINT)\n"
+         "    except KeyboardInterrupt: 1 / 0", 130, "interrupted\n"),
         ("raise BrokenPipeError", 0, ""),
         ("open('/no/file')", 2, "error: /no/file: no such file or directory\n"),
         ("raise PermissionError(13, 'Permission denied', 'x')", 4, "error: x: permission denied\n"),
