@@ -36,6 +36,11 @@ const SLICES: usize = 4 << 20;
 /// Pretoken caches of all threads together.
 const CACHES: usize = 64 << 20;
 
+/// Output buffers for each encoder, at most. One in work and one on its way would do if a disk were
+/// always as fast as on average; a block that takes five times as long is not waited for with these.
+/// On a busy disk 400 MB of English took 1.19 s with five and 1.69 s with three.
+const RING: usize = 5;
+
 /// Bytes of text for which an encoder is started.
 const LEAST_WORK: u64 = 1 << 16;
 
@@ -296,7 +301,7 @@ impl Job<'_, '_> {
             )));
         }
         let encoders = self.crew.encoders;
-        let ring = 3 * encoders;
+        let ring = RING * encoders;
         let (free, empty) = bounded(ring);
         let (done, full) = bounded(ring);
         let unmade = AtomicUsize::new(ring);
