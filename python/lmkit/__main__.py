@@ -61,7 +61,7 @@ def run() -> None:
     # All is said and written: who asks to leave now is not to change the code, nor see a traceback.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if ctrl_c.came or os.environ.get("WORLD_SIZE", "1") != "1":
         _leave_at_once(code)
     sys.exit(code)
 
@@ -71,7 +71,8 @@ def _prepare_streams() -> None:
     if sys.stderr is not None:
         before = cast("io.TextIOWrapper", sys.stderr)
         encoding = before.encoding
-        sys.stderr = _Remarks(before.detach(), encoding, line_buffering=True)
+        remarks = _Remarks(before.detach(), encoding, line_buffering=True)
+        sys.stderr = sys.__stderr__ = remarks  # type: ignore[misc]  # as both are used
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             # A file's name or a model's text may hold what the terminal's encoding has no sign for.
@@ -79,10 +80,12 @@ def _prepare_streams() -> None:
 
 
 def _leave_at_once(code: int) -> NoReturn:
-    """End a process that trained with others, without taking the interpreter down.
+    """End a process that was interrupted, or trained with others, as it is.
 
-    Gloo's threads may still hold tensors of Python's; giving them back to an interpreter that is
-    being taken down aborts the process (pytorch/pytorch#179291), though all was done.
+    Taking the interpreter down, Python ends by SIGINT where that broke off code it compiled, though
+    it was caught; torch runs such code while it loads. And gloo's threads may still hold tensors of
+    Python's; giving them back to an interpreter that is being taken down aborts the process
+    (pytorch/pytorch#179291), though all was done.
     """
     atexit._run_exitfuncs()  # what os._exit leaves out
     os._exit(code)

@@ -293,6 +293,7 @@ run()
         ("import atexit, os, signal as s; atexit.register(os.kill, os.getpid(), s.SIGINT)", 0, ""),
         ("\n    import os, signal\n    try: os.kill(os.getpid(), signal.SIGINT)\n"
          "    except KeyboardInterrupt: 1 / 0", 130, "interrupted\n"),
+        ("import sys; sys.__stderr__.write('said')", 0, "said"),
         ("raise BrokenPipeError", 0, ""),
         ("open('/no/file')", 2, "error: /no/file: no such file or directory\n"),
         ("raise PermissionError(13, 'Permission denied', 'x')", 4, "error: x: permission denied\n"),
