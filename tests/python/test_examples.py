@@ -83,7 +83,8 @@ def test_the_notebook(folder, monkeypatch):
     notebook = nbformat.read(EXAMPLES / "train_in_a_notebook.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells), "saved with its outputs"
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=240, kernel_name="python3", resources=resources).execute()
+    options = {"timeout": 240, "startup_timeout": 240, "resources": resources}
+    NotebookClient(notebook, kernel_name="python3", **options).execute()
     shown = {
         cell["source"].splitlines()[-1]: cell["outputs"]
         for cell in notebook.cells
