@@ -184,9 +184,9 @@ class Tokenizer:
             special_tokens: cut out of the text before counting; they get ids of their own. None:
                 those of the tokenizer to extend, else those of the saved counts, else
                 ``<|endoftext|>``.
-            pattern: how text is split: ``"gpt2"``, ``"cl100k"``, ``"o200k"``, or a regular
-                expression. None: that of the tokenizer to extend, else that of the saved counts,
-                else ``"gpt2"``.
+            pattern: how text is split: ``"gpt2"``, ``"cl100k"``, ``"o200k"``, ``"llama3"``,
+                ``"qwen2"``, or a regular expression. None: that of the tokenizer to extend, else
+                that of the saved counts, else ``"gpt2"``.
             tie_break: which of equally frequent pairs comes first. ``"lexicographic"``: the
                 greatest (left bytes, right bytes), with the ids of the bytes in GPT-2's order, of
                 the merges, then of the special tokens. ``"huggingface"``: as Hugging Face's
@@ -443,7 +443,7 @@ class Tokenizer:
 
     @property
     def pattern(self) -> str:
-        """``"gpt2"``, ``"cl100k"``, ``"o200k"`` or a regular expression."""
+        """The name of a known pattern, such as ``"gpt2"``, or a regular expression."""
         return self._native.pattern
 
     @property

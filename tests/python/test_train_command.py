@@ -14,6 +14,7 @@ import torch
 
 from lmkit.cli import main
 from lmkit.errors import LmkitError, MismatchError, SystemRefusedError, UsageError
+from lmkit.presets import PRESETS
 from tiny_run import (
     assert_same_checkpoints,
     command,
@@ -127,6 +128,10 @@ def test_a_preset_prints_what_it_sets_and_flags_win(here: Path, capsys: pytest.C
     config = tomllib.loads((here / "checkpoints" / "config.toml").read_text())
     assert config["model"]["n_layers"] == 1
     assert config["model"]["d_ff"] == 704
+    given = flags(PRESETS["small"] | {"d_model": 16, "d_ff": 24, "max_iters": 0})
+    assert lmkit_train(*words, *given, "--device", "cpu", "--force", "--dry_run") == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said == "Preset small: all that it sets is given"
 
 
 def test_the_resolved_configuration_repeats_the_run(here: Path):

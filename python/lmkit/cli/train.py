@@ -134,4 +134,5 @@ def _tell_preset(preset: str, settings: dict[str, object], report: "Report") -> 
     """Say what the preset set, and what it would have set but for a flag."""
     chosen = {name: value for name, value in PRESETS[preset].items() if name not in settings}
     shown = ", ".join(f"{name} {value}" for name, value in chosen.items())
-    report.line(f"Preset {preset}: {shown}", event="preset", preset=preset, **chosen)
+    told = shown or "all that it sets is given"
+    report.line(f"Preset {preset}: {told}", event="preset", preset=preset, **chosen)
