@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from full_disk import files_up_to
+from lmkit import Tokenizer
+from lmkit.cli import demo as demo_module
 
 # Plain words with a separator between stories: a text with documents, quickly learned.
 STORY = "Once there was a {} {} who lived in a {} by the sea. The {} sang, and it was good.\n"
@@ -146,6 +149,27 @@ def test_the_demo_replaces_only_what_a_demo_made(tmp_path):
         assert done.returncode == 2
         assert "lmkit-demo: already exists" in done.stderr
     assert (folder / "precious").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "aside"),
+    [
+        ("one\n<|endoftext|>two\n<|endoftext|>three\n", False),  # too few for a twentieth
+        ("<|endoftext|>\nonly one\n", False),
+        ("<|endoftext|>" + "<|endoftext|>".join(f"document {n}" for n in range(400)), True),
+    ],
+)
+def test_documents_are_kept_aside_where_there_are_enough(tmp_path, text, aside):
+    (tmp_path / "text.txt").write_text(text)
+    Tokenizer.train(tmp_path / "text.txt", 257).save(tmp_path / "tokenizer")
+    tokens = tmp_path / "train.npy"
+    guide = demo_module._Guide(as_json=False, quiet=True)
+    with click.Context(demo_module.command):
+        made = demo_module._tokenize(
+            guide, tmp_path / "text.txt", str(tmp_path / "tokenizer"), tokens
+        )
+    assert made == (tmp_path / "train.val.npy" if aside else tokens)
+    assert made.exists()
 
 
 def test_the_demo_refuses_a_missing_text_before_it_makes_anything(tmp_path):

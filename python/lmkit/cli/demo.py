@@ -191,27 +191,13 @@ def _prompt(data_path: Path | None) -> str:
 def _pipeline(guide: _Guide, text: Path, folder: Path, steps: int, prompt: str) -> Path:
     """The five commands; returns the checkpoint."""
     tokenizer, tokens = str(folder / "tokenizer"), folder / "train.npy"
-    held_out = folder / "train.val.npy"
     checkpoint = folder / "checkpoints" / f"checkpoint_{steps}.pt"
     guide.step(
         "Learn a vocabulary of 1,000 tokens.",
         "train-tokenizer", "--data_path", str(text), "--vocab_size", "1000",
         "--output_path", tokenizer,
     )  # fmt: skip
-    tokenize = ["tokenize", "--data_path", str(text), "--tokenizer", tokenizer,
-                "--output_path", str(tokens)]  # fmt: skip
-    if _has_documents(text):
-        guide.step(
-            "Turn the text into token ids; keep some documents aside to measure the model on.",
-            *tokenize, "--val_fraction", "0.05",
-        )  # fmt: skip
-    else:
-        held_out = tokens
-        guide.step(
-            "Turn the text into token ids. It is one document, so nothing is kept aside, and the "
-            "model is measured on what it has seen.",
-            *tokenize,
-        )
+    held_out = _tokenize(guide, text, tokenizer, tokens)
     warmup = str(min(steps // 10, 100))
     guide.step(
         "Train the small model. Ctrl-C would finish the step, save, and say how to go on.",
@@ -234,6 +220,28 @@ def _pipeline(guide: _Guide, text: Path, folder: Path, steps: int, prompt: str) 
     return checkpoint
 
 
+def _tokenize(guide: _Guide, text: Path, tokenizer: str, tokens: Path) -> Path:
+    """Make the token file; that of documents kept aside, or the same where none can be."""
+    words = ["tokenize", "--data_path", str(text), "--tokenizer", tokenizer,
+             "--output_path", str(tokens)]  # fmt: skip
+    why = "Turn the text into token ids. It is one document"
+    if _has_documents(text):
+        try:
+            guide.step(
+                "Turn the text into token ids; keep some documents aside to measure the model on.",
+                *words, "--val_fraction", "0.05",
+            )  # fmt: skip
+        except UsageError as error:  # there are few, and they are chosen by a hash
+            guide.say(f"   {error}")
+            why = "Turn the text into token ids. It has too few documents"
+        else:
+            return tokens.with_name("train.val.npy")
+    guide.step(
+        f"{why}, so nothing is kept aside, and the model is measured on what it has seen.", *words
+    )
+    return tokens
+
+
 def _has_documents(text: Path) -> bool:
     """Whether ``text`` holds several documents: a folder, or a file with separators inside."""
     if not text.is_file():
@@ -242,7 +250,9 @@ def _has_documents(text: Path) -> bool:
     with text.open("rb") as source:
         while piece := source.read(1 << 20):
             before, found, after = (rest + piece).partition(SEPARATOR.encode())
+            while found and not before.strip():  # it ends no document
+                before, found, after = after.partition(SEPARATOR.encode())
             if found and (after.strip() or source.read(1)):
-                return bool(before.strip())
+                return True
             rest = piece[-len(SEPARATOR) :]
     return False
