@@ -81,11 +81,14 @@ def test_sizes_that_do_not_fit_each_other(inputs: dict[str, str], tmp_path: Path
     assert "--d_model 16" in str(refused(inputs, tmp_path / "run", n_heads=3))
 
 
-def test_inputs_that_are_not_there(inputs: dict[str, str], tmp_path: Path):
+def test_inputs_that_are_not_there(
+    inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     for name in ("train_data", "val_data", "vocab_path", "merges_path"):
         error = refused(inputs, tmp_path / "run", **{name: str(tmp_path / "absent")})
         assert isinstance(error, MissingFileError), name
         assert "absent" in str(error)
+        assert "is text" not in capsys.readouterr().err
     assert "--train_data" in str(refused({**inputs, "train_data": None}, tmp_path / "run"))
 
 

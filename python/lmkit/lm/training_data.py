@@ -6,6 +6,7 @@ A sidecar that still describes its file answers at once; otherwise the file is r
 before the first step, and what that finds (the largest id, a hash) is not written anywhere.
 """
 
+import glob
 import hashlib
 import math
 import warnings
@@ -17,7 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmkit.config import TrainConfig
-from lmkit.errors import LmkitError, MalformedError, MismatchError, UsageError
+from lmkit.errors import (
+    LmkitError,
+    MalformedError,
+    MismatchError,
+    MissingFileError,
+    UsageError,
+)
 from lmkit.lm.batches import Mixture
 from lmkit.lm.document_mask import end_of_document_id
 from lmkit.lm.documents import (
@@ -179,6 +186,8 @@ def tokenized(path: str, tokenizer: Tokenizer, report: Report) -> str:
             f"{path} is a folder, and neither a data set of shards nor a token file nor a text",
             hint="make token files of what is in it with lmkit tokenize",
         )
+    if not Path(path).exists() and not glob.has_magic(path):  # before it is called a text
+        raise MissingFileError(f"{path}: no such file or folder")
     target = f"{path}.{tokenizer.fingerprint.removeprefix('sha256:')[:12]}.npy"
     if _is_current(Path(target), Path(path)):
         report.notice(f"{path} is text: taking {target}, which was made of it before")
