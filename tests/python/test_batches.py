@@ -139,11 +139,11 @@ def test_one_window_is_enough_and_less_is_an_error():
     inputs, targets = TokenBatches(TOKENS[:17], batch_size=2, context_length=16).batch(0)
     assert inputs[1].tolist() == list(range(16))
     assert targets[1].tolist() == list(range(1, 17))
-    for few in (TOKENS[:16], TOKENS[:1], TOKENS[:0]):
-        with pytest.raises(UsageError, match=f"holds {len(few)} tokens, too few for one window"):
-            TokenBatches(few, batch_size=2, context_length=16)
+    for count, told in ((16, "16 tokens"), (1, "1 token"), (0, "0 tokens")):
+        with pytest.raises(UsageError, match=f"holds {told}, too few for one window"):
+            TokenBatches(TOKENS[:count], batch_size=2, context_length=16)
         with pytest.raises(UsageError, match="too few"):
-            sample_batch(few, 2, 16, "cpu")
+            sample_batch(TOKENS[:count], 2, 16, "cpu")
 
 
 def test_sampling_follows_its_generator():
