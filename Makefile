@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.lmkit-installed
 SOURCES = pyproject.toml Cargo.toml Cargo.lock $(shell find rust -name '*.rs')
-# Much of the Python suite waits for processes that it starts: two share it out, and who is done takes of the other's.
+# Much of the Python suite waits for processes that it starts, so two share it out: by the file, whose tests share inputs.
 TEST_PROCESSES ?= 2
 # nextest where it is found, cargo's own runner elsewhere.
 CARGO_TEST = $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run --no-fail-fast" || echo "cargo test --no-fail-fast")
@@ -47,7 +47,7 @@ lint: setup  ## Check format, lints and types.
 test: setup  ## Run the tests (under ten minutes on two cores).
 	$(CARGO_TEST) --locked
 	cargo test --locked --doc
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal -m "not slow and not gpu and not peers"
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile -m "not slow and not gpu and not peers"
 
 test-all: setup  ## Run every test that needs no GPU, property tests at length.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'

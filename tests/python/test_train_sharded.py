@@ -54,7 +54,7 @@ STRAIGHT = 30
 PROCESSES = """
 import json, os, socket, sys
 import torch
-import torch.distributed.checkpoint, torch.distributed.fsdp
+import torch._dynamo, torch.distributed.checkpoint, torch.distributed.fsdp
 from lmkit.lm.report import Report
 from lmkit.lm.sharded_writer import ShardedWriter
 from lmkit.lm.stepper import Stepper
