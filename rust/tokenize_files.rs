@@ -121,9 +121,12 @@ fn end_id(tokenizer: &Tokenizer, options: &TokenizeOptions) -> Result<Option<u32
 
 /// How much text a slice should hold so that all threads' buffers together stay bounded.
 pub fn slice_bytes(threads: Option<usize>) -> usize {
-    let threads = threads.filter(|&threads| threads > 0);
-    let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
-    (SLICES / threads).clamp(1 << 16, 1 << 20)
+    (SLICES / or_cores(threads.filter(|&threads| threads > 0))).clamp(1 << 16, 1 << 20)
+}
+
+/// As many threads as asked for, else one a core.
+fn or_cores(threads: Option<usize>) -> usize {
+    threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// Encoder threads, and the byte budget of each one's cache.
@@ -137,12 +140,9 @@ impl Crew {
     /// No more encoders than there is work for, which would only be started and ended, and caches
     /// that pay off. Nobody knows how much a pipe will bring.
     fn new(options: &TokenizeOptions, source: &TextSource) -> Self {
-        let threads = options.threads;
-        let threads =
-            threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
         let text = source.likely_text_bytes().unwrap_or(u64::MAX);
         let fitting = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let encoders = threads.min(fitting(text / LEAST_WORK).saturating_add(1));
+        let encoders = or_cores(options.threads).min(fitting(text / LEAST_WORK).saturating_add(1));
         // Those of a shard are left to the next one, so they are all alike.
         let text = if options.is_shard { u64::MAX } else { text };
         let earned = fitting(text / encoders as u64 / TEXT_PER_CACHE);
