@@ -5,7 +5,7 @@
 //! encoding takes memory for its ids alone. Pretokens go by rounds of some hundred: all are asked for
 //! before the first is looked up, since a look-up right after its hash would wait for memory.
 
-mod missed;
+mod answers;
 mod stream;
 
 use std::process;
@@ -27,7 +27,7 @@ use crate::seams::Seams;
 use crate::special_tokens::{SpecialHandling, SpecialTokens};
 use crate::vocabulary::Vocabulary;
 use crate::vocabulary_files::TokenizerParts;
-use missed::Missed;
+use answers::Answers;
 pub use stream::StreamEncoder;
 
 /// The byte budget of a [`Scratch`]'s cache. Memory is taken from the system as it is first
@@ -71,7 +71,7 @@ pub struct Scratch {
     serial: u64,
     cache: PretokenCache,
     round: Round,
-    missed: Missed,
+    answers: Answers,
 }
 
 impl Tokenizer {
@@ -169,7 +169,7 @@ impl Tokenizer {
             serial: self.serial,
             cache: PretokenCache::with_budget(cache_bytes)?,
             round: Round::new(),
-            missed: Missed::new(),
+            answers: Answers::new(),
         })
     }
 
@@ -317,19 +317,17 @@ impl Tokenizer {
         // What is a token of its own only as a whole pretoken must stay whole.
         let seams = (!self.merger.whole_first()).then_some(&self.seams);
         let mut scanner = self.scheme.scanner(text).parted(seams);
-        let Scratch { cache, round, missed, .. } = scratch;
+        let Scratch { cache, round, answers, .. } = scratch;
         round.restart();
+        answers.clear();
         while round.fill(&mut scanner, bytes, &tail, cache)? {
             progress.check()?;
-            round.look_up(cache);
-            if round.gaps().is_empty() {
-                reserve(out, round.ids().len())?;
-                out.extend_from_slice(round.ids());
-            } else {
-                missed.fill(self, bytes, round, cache, out, progress)?;
+            answers.take(round, cache);
+            if answers.is_full() {
+                answers.settle(self, bytes, cache, out, progress)?;
             }
         }
-        Ok(())
+        answers.settle(self, bytes, cache, out, progress)
     }
 
     /// The id of a pretoken that is a token, where that is all that counts.

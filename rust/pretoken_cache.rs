@@ -59,6 +59,13 @@ pub(crate) struct Gap {
     pub(crate) before: u32,
 }
 
+impl Gap {
+    #[expect(clippy::cast_possible_truncation, reason = "numbers in a round")]
+    fn new(number: usize, before: usize) -> Self {
+        Self { number: number as u32, before: before as u32 }
+    }
+}
+
 /// Tables from pretokens to ids whose size never changes.
 #[derive(Debug)]
 pub(crate) struct PretokenCache {
@@ -174,10 +181,11 @@ impl PretokenCache {
 
     /// Says that a single pretoken will be looked up soon, with [`PretokenCache::emit_one`].
     #[inline]
-    pub(crate) fn ask_one(&self, pretoken: &[u8]) {
-        if pretoken.len() > SHORT
-            && let Some(key) = long_key(pretoken)
-        {
+    pub(crate) fn ask_one(&self, pretoken: &[u8], (_, place): (Key, u32)) {
+        if pretoken.len() <= SHORT {
+            prefetch(self.short.all(), place as usize / LINE);
+            prefetch(self.short.all(), neighbour(place) as usize / LINE);
+        } else if let Some(key) = long_key(pretoken) {
             prefetch(self.long.all(), self.long_place(key));
         }
     }
@@ -366,16 +374,16 @@ mod tests {
     }
 
     fn caches() -> impl Iterator<Item = PretokenCache> {
-        let kernels = [Kernel::best(), Kernel::PORTABLE];
-        kernels.into_iter().map(|kernel| PretokenCache::with_kernel(1 << 14, kernel).unwrap())
+        let kernels = Kernel::all().into_iter();
+        kernels.map(|kernel| PretokenCache::with_kernel(1 << 14, kernel).unwrap())
     }
 
     #[test]
     fn keys_are_equal_only_for_equal_pretokens_and_by_all_kernels() {
-        let [best, portable] = [0, 1].map(|number| caches().nth(number).unwrap());
         let key = |pretoken: &[u8]| {
-            let (key, _) = asked(&best, pretoken);
-            assert_eq!(key, asked(&portable, pretoken).0);
+            let mut keys = caches().map(|cache| asked(&cache, pretoken).0);
+            let key = keys.next().unwrap();
+            assert!(keys.all(|other| other == key));
             key
         };
         assert_ne!(key(b"a"), key(b"a\0"));
@@ -383,17 +391,70 @@ mod tests {
         assert_ne!(key(&[0; 15]), key(&[0; 16]));
         assert_ne!(long_key(b"a"), long_key(b"a\0"));
         assert_eq!(long_key(&[b'a'; 32]), None);
-        let text = b"xxabcdefghijklmnopqrstuvwxyz, and sixteen more";
-        for cache in [&best, &portable] {
-            // With room behind the last one and without.
-            for text in [text.as_slice(), &text[..25]] {
-                let (mut keys, mut places) = ([Key::default(); 3], [0; 3]);
-                cache.ask(text, &Tail::new(text), 2, &[5, 20, 25], (&mut keys, &mut places));
-                let words = [b"abc".as_slice(), b"defghijklmnopqr", b"stuvw"];
-                let expected = words.map(|word| asked(cache, word));
-                assert_eq!([0, 1, 2].map(|at| (keys[at], places[at])), expected);
+        let text = b"xxabcdefghijklmnopqrstuvwxyz0123456789, and sixteen bytes more";
+        // Of all lengths that tell kernels apart, more than the fastest takes at a time.
+        let ends = [5, 20, 21, 37, 39];
+        for cache in caches() {
+            // With room behind the last one and without; all of them, and only some.
+            for (text, count) in [(text.as_slice(), 5), (&text[..39], 5), (text, 4), (text, 3)] {
+                let (mut keys, mut places) = ([Key::default(); 5], [0; 5]);
+                let asked_for = (&mut keys[..count], &mut places[..count]);
+                cache.ask(text, &Tail::new(text), 2, &ends[..count], asked_for);
+                let starts = [2].into_iter().chain(ends);
+                for (number, (start, end)) in starts.zip(ends).take(count).enumerate() {
+                    let expected = asked(&cache, &text[start..end]);
+                    assert_eq!((keys[number], places[number]), expected);
+                }
             }
         }
+    }
+
+    /// Words of up to 20 bytes, some of them again and again.
+    fn words() -> (Vec<u8>, Vec<usize>) {
+        let mixed = |at: usize| at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        let text: Vec<u8> = (0..80_000).map(|at| b"ab"[mixed(at) % 2]).collect();
+        let (mut ends, mut end) = (Vec::new(), 0);
+        while end < text.len() {
+            end = (end + 1 + mixed(end) % 20).min(text.len());
+            ends.push(end);
+        }
+        (text, ends)
+    }
+
+    #[test]
+    fn every_kernel_gives_what_was_inserted_and_those_of_one_hash_the_same_gaps() {
+        let (text, ends) = words();
+        let ids_of = |word: &[u8]| vec![u32::try_from(word.len()).unwrap(); word.len() % 5 + 1];
+        let answers = caches().map(|mut cache| {
+            let (mut known, mut gaps_of_all) = (0, Vec::new());
+            let mut start = 0;
+            for (round, ends) in ends.chunks(97).enumerate() {
+                let (mut keys, mut places) = (vec![Key::default(); 97], vec![0; 97]);
+                let asked = (&mut keys[..ends.len()], &mut places[..ends.len()]);
+                cache.ask(&text, &Tail::new(&text), start, ends, asked);
+                let (mut ids, mut gaps) = (vec![0; 4 * 97], vec![Gap::default(); 97]);
+                let asked = (&keys[..ends.len()], &places[..ends.len()]);
+                let (count, missed) = cache.emit(asked, &mut ids, &mut gaps);
+                let (mut at, mut next) = (0, gaps[..missed].iter().peekable());
+                for (number, &end) in ends.iter().enumerate() {
+                    let word = &text[start..end];
+                    start = end;
+                    if next.next_if(|gap| gap.number as usize == number).is_some() {
+                        cache.insert(word, (keys[number], places[number]), &ids_of(word));
+                    } else {
+                        let expected = ids_of(word);
+                        assert_eq!(ids[at..at + expected.len()], expected, "round {round}");
+                        (at, known) = (at + expected.len(), known + 1);
+                    }
+                }
+                assert_eq!((at, next.next()), (count, None));
+                gaps_of_all.extend_from_slice(&gaps[..missed]);
+            }
+            assert!(known > ends.len() / 4, "{known} of {}", ends.len());
+            gaps_of_all
+        });
+        let answers: Vec<_> = answers.collect();
+        assert!(answers[1..].windows(2).all(|two| two[0] == two[1]));
     }
 
     #[test]

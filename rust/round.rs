@@ -26,11 +26,6 @@ pub(crate) struct Round {
     keys: Box<[Key; FULL + MOST]>,
     places: Box<[u32; FULL + MOST]>,
     count: usize,
-    /// What the cache has answered: ids, and what it does not know.
-    ids: Box<[u32; 4 * (FULL + MOST)]>,
-    known: usize,
-    gaps: Box<[Gap; FULL + MOST]>,
-    missed: usize,
     /// Where the next one starts.
     at: usize,
 }
@@ -47,10 +42,6 @@ impl Round {
             keys: Box::new([Key::default(); FULL + MOST]),
             places: Box::new([0; FULL + MOST]),
             count: 0,
-            ids: Box::new([0; 4 * (FULL + MOST)]),
-            known: 0,
-            gaps: Box::new([Gap::default(); FULL + MOST]),
-            missed: 0,
             at: 0,
         }
     }
@@ -69,38 +60,35 @@ impl Round {
         cache: &PretokenCache,
     ) -> Result<bool> {
         (self.start, self.count) = (self.at, 0);
-        while self.count < FULL {
-            let first = self.count;
-            let found = scanner.fill_some(&mut self.ends[first..], TURN)?;
-            if found == 0 {
-                break;
-            }
+        let mut asked = 0;
+        loop {
+            let found = scanner.fill_some(&mut self.ends[self.count..], TURN)?;
             self.count += found;
-            let new = first..self.count;
-            let asked = (&mut self.keys[new.clone()], &mut self.places[new.clone()]);
-            cache.ask(text, tail, self.at, &self.ends[new], asked);
-            self.at = self.ends[self.count - 1];
+            let is_last = found < TURN || self.count >= FULL;
+            // By fours, as the fastest kernel takes them.
+            let new = asked..if is_last { self.count } else { self.count & !3 };
+            asked = new.end;
+            if let Some(&last) = self.ends[new.clone()].last() {
+                let to = (&mut self.keys[new.clone()], &mut self.places[new.clone()]);
+                cache.ask(text, tail, self.at, &self.ends[new], to);
+                self.at = last;
+            }
+            if is_last {
+                return Ok(self.count > 0);
+            }
         }
-        Ok(self.count > 0)
     }
 
-    /// Looks up what the cache was asked for.
+    /// Looks up what the cache was asked for: writes ids to `out`, which has room for four for each
+    /// that a round may hold, and what is not known to `gaps`; returns how many of both there are.
     #[inline]
-    pub(crate) fn look_up(&mut self, cache: &PretokenCache) {
-        let asked = (&self.keys[..self.count], &self.places[..self.count]);
-        (self.known, self.missed) = cache.emit(asked, &mut self.ids[..], &mut self.gaps[..]);
-    }
-
-    /// The ids of all that were found.
-    #[inline]
-    pub(crate) fn ids(&self) -> &[u32] {
-        &self.ids[..self.known]
-    }
-
-    /// What was not found, in order.
-    #[inline]
-    pub(crate) fn gaps(&self) -> &[Gap] {
-        &self.gaps[..self.missed]
+    pub(crate) fn look_up(
+        &self,
+        cache: &PretokenCache,
+        out: &mut [u32],
+        gaps: &mut [Gap],
+    ) -> (usize, usize) {
+        cache.emit((&self.keys[..self.count], &self.places[..self.count]), out, gaps)
     }
 
     /// The one numbered `number`: where it stands in the text, and what was asked for.
