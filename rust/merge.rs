@@ -2,8 +2,9 @@
 //!
 //! Again and again the adjacent pair of lowest rank merges, the leftmost of equals, until no pair
 //! is left. Words are short, so the pair is found by a scan (O(n²) in the pretoken's bytes, but a
-//! few nanoseconds a step), several words side by side ([`lanes`]); beyond [`LONG`] bytes [`long`]
-//! takes over, O(n log n), which takes a megabyte without a break in stride.
+//! few nanoseconds a step), several words side by side ([`lanes`], and `rows` where there is AVX-512);
+//! beyond [`LONG`] bytes [`long`] takes over, O(n log n), which takes a megabyte without a break in
+//! stride.
 //!
 //! Of one word alone the least rank was found by vectors a seventh slower: they read what was just
 //! written in smaller pieces, and such a load waits for the store. Side by side others have their turn
@@ -16,6 +17,8 @@
 mod lanes;
 mod long;
 mod pairs;
+#[cfg(target_arch = "x86_64")]
+mod rows;
 
 use std::ops::Range;
 
@@ -198,6 +201,16 @@ impl Merger {
         match &self.merged {
             Merged::InOrder(first) => first + rank,
             Merged::Any(all) => all[rank as usize],
+        }
+    }
+
+    /// The same; of a rank that there is not, any number, and without a branch.
+    #[inline]
+    #[cfg(target_arch = "x86_64")]
+    fn merged_or_any(&self, rank: Rank) -> u32 {
+        match &self.merged {
+            Merged::InOrder(first) => first.wrapping_add(rank),
+            Merged::Any(all) => all[(rank as usize).min(all.len() - 1)],
         }
     }
 }

@@ -6,9 +6,11 @@
 #![expect(unsafe_code, reason = "instructions that were detected at run time")]
 
 use super::pairs::{Asked, PackedPairs, Pair};
+#[cfg(target_arch = "x86_64")]
+use super::rows::{ROW, Rows};
 use super::{LONG, Merger, NO_MERGE, Rank, Word};
 #[cfg(target_arch = "x86_64")]
-use crate::processor::has_avx2;
+use crate::processor::{has_avx2, has_avx512};
 
 /// Pretokens under way together.
 const LANES: usize = 8;
@@ -27,7 +29,12 @@ fn order(rank: Rank, at: usize) -> Order {
 
 /// The lanes of a thread, reused from pretoken to pretoken.
 #[derive(Debug)]
-pub struct Lanes(Box<[Lane; LANES]>);
+pub struct Lanes {
+    lanes: Box<[Lane; LANES]>,
+    /// Where they are better for the shortest.
+    #[cfg(target_arch = "x86_64")]
+    rows: Rows,
+}
 
 /// The symbols of a pretoken, each where its first byte stood. Nothing moves when symbols merge.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +56,11 @@ impl Lanes {
     /// Lanes without pretokens.
     pub fn new() -> Self {
         let (order, ids, made) = ([NONE; LONG], [0; LONG], [(Asked::NOTHING, 0); 2]);
-        Self(Box::new([Lane { order, ids, len: 0, alive: 0, made, word: 0 }; LANES]))
+        Self {
+            lanes: Box::new([Lane { order, ids, len: 0, alive: 0, made, word: 0 }; LANES]),
+            #[cfg(target_arch = "x86_64")]
+            rows: Rows::new(),
+        }
     }
 
     /// Appends the ids of those `words` of `text` that are short, in any order.
@@ -62,10 +73,16 @@ impl Lanes {
     ) {
         #[cfg(target_arch = "x86_64")]
         if has_avx2() {
+            let mut least = 2;
+            if has_avx512() {
+                // SAFETY: these features were just detected.
+                unsafe { self.rows.merge(merger, text, words, out) };
+                least = ROW + 1;
+            }
             // SAFETY: these features were just detected.
-            return unsafe { self.merge_avx2(merger, text, words, out) };
+            return unsafe { self.merge_avx2(least, merger, text, words, out) };
         }
-        self.merge_in_turns(merger, text, words, out);
+        self.merge_in_turns(2, merger, text, words, out);
     }
 
     /// The same code; vectors find the least of eight ranks at a time.
@@ -73,18 +90,21 @@ impl Lanes {
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
     fn merge_avx2(
         &mut self,
+        least: usize,
         merger: (&Merger, &PackedPairs),
         text: &[u8],
         words: &mut [Word],
         out: &mut Vec<u32>,
     ) {
-        self.merge_in_turns(merger, text, words, out);
+        self.merge_in_turns(least, merger, text, words, out);
     }
 
+    /// Of those words that have at least so many bytes.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "compiled once for each set of instructions")]
     fn merge_in_turns(
         &mut self,
+        least: usize,
         (merger, pairs): (&Merger, &PackedPairs),
         text: &[u8],
         words: &mut [Word],
@@ -92,7 +112,7 @@ impl Lanes {
     ) {
         let (mut next, mut busy, mut count) = (0, [0; LANES], 0);
         for number in 0..LANES {
-            if !self.0[number].start(merger, text, words, &mut next) {
+            if !self.lanes[number].start(least, merger, text, words, &mut next) {
                 break;
             }
             busy[count] = number;
@@ -101,7 +121,7 @@ impl Lanes {
         while count > 0 {
             let mut turn = 0;
             while turn < count {
-                let lane = &mut self.0[busy[turn]];
+                let lane = &mut self.lanes[busy[turn]];
                 if lane.advance(merger, pairs) {
                     turn += 1;
                     continue;
@@ -109,7 +129,7 @@ impl Lanes {
                 let first = out.len();
                 lane.give_out(out);
                 words[lane.word].ids = first..out.len();
-                if lane.start(merger, text, words, &mut next) {
+                if lane.start(least, merger, text, words, &mut next) {
                     turn += 1;
                 } else {
                     count -= 1;
@@ -130,9 +150,16 @@ impl Lane {
     /// Takes the next pretoken that has the right length; false where there is none.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "compiled once for each set of instructions")]
-    fn start(&mut self, merger: &Merger, text: &[u8], words: &[Word], next: &mut usize) -> bool {
+    fn start(
+        &mut self,
+        least: usize,
+        merger: &Merger,
+        text: &[u8],
+        words: &[Word],
+        next: &mut usize,
+    ) -> bool {
         let mut left = words[*next..].iter();
-        let Some(ahead) = left.position(Word::is_short) else {
+        let Some(ahead) = left.position(|word| (least..=LONG).contains(&word.text.len())) else {
             *next = words.len();
             return false;
         };
@@ -223,12 +250,29 @@ mod tests {
         Merger::new(&vocabulary, &SpecialTokens::none())
     }
 
+    type Kernel = fn(&mut Lanes, (&Merger, &PackedPairs), &[u8], &mut [Word], &mut Vec<u32>);
+
+    /// All that this processor can run.
+    fn kernels() -> Vec<Kernel> {
+        let portable: Kernel =
+            |lanes, merger, text, words, out| lanes.merge_in_turns(2, merger, text, words, out);
+        let mut all = vec![Lanes::merge, portable];
+        #[cfg(target_arch = "x86_64")]
+        if has_avx2() {
+            // SAFETY: its features were just detected.
+            all.push(|lanes, merger, text, words, out| unsafe {
+                lanes.merge_avx2(2, merger, text, words, out);
+            });
+        }
+        all
+    }
+
     proptest! {
         /// Words of all lengths, more than there are lanes: each kernel gives each its own ids, those
         /// that the heap finds.
         #[test]
         fn side_by_side_words_merge_as_one_by_one(
-            words in vec("[abc ]{0,70}", 0..30),
+            words in vec("[abc ]{0,18}|[abc ]{0,70}", 0..30),
             first in prop_oneof![Just(0), Just(1_000_000)],
         ) {
             let merges = [
@@ -239,20 +283,19 @@ mod tests {
             let Pairs::Packed(pairs) = &merger.pairs else { panic!("few tokens are packed") };
             let text = words.concat();
             let mut at = 0;
-            let mut places = words.iter().map(|word| {
+            let places: Vec<_> = words.iter().map(|word| {
                 at += word.len();
                 Word { text: at - word.len()..at, ids: 0..0 }
-            }).collect::<Vec<_>>();
-            let (mut best, mut portable) = (places.clone(), Vec::new());
-            let mut ids = vec![7];
-            Lanes::new().merge((&merger, pairs), text.as_bytes(), &mut best, &mut ids);
-            Lanes::new().merge_in_turns((&merger, pairs), text.as_bytes(), &mut places, &mut portable);
-            for (word, other) in best.iter().zip(&places).filter(|(word, _)| word.is_short()) {
-                let mut expected = Vec::new();
-                let pretoken = &text.as_bytes()[word.text.clone()];
-                merge_long(&merger, pretoken, &mut expected, &Progress::default()).unwrap();
-                prop_assert_eq!(&ids[word.ids.clone()], &expected);
-                prop_assert_eq!(&portable[other.ids.clone()], &expected);
+            }).collect();
+            for kernel in kernels() {
+                let (mut words, mut ids) = (places.clone(), vec![7]);
+                kernel(&mut Lanes::new(), (&merger, pairs), text.as_bytes(), &mut words, &mut ids);
+                for word in words.iter().filter(|word| word.is_short()) {
+                    let mut expected = Vec::new();
+                    let pretoken = &text.as_bytes()[word.text.clone()];
+                    merge_long(&merger, pretoken, &mut expected, &Progress::default()).unwrap();
+                    prop_assert_eq!(&ids[word.ids.clone()], &expected);
+                }
             }
         }
     }

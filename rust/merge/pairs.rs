@@ -24,15 +24,32 @@ pub(super) struct PackedPairs {
 
 #[derive(Debug, Clone, Copy)]
 #[repr(align(32))]
-struct Bucket([u64; 4]);
+pub(super) struct Bucket(pub(super) [u64; 4]);
+
+impl Bucket {
+    /// The rank of the pair in a slot.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the lowest 22 bits")]
+    pub(super) fn rank(slot: u64) -> Rank {
+        slot as Rank & ((1 << PackedPairs::RANK_BITS) - 1)
+    }
+
+    /// Whether what is not here may be in the next.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.0[3] != PackedPairs::FREE
+    }
+}
 
 /// Two ids in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pair(u64);
 
 impl Pair {
-    /// One that never merges: no id is as large.
-    pub(super) const NONE: Self = Self::new((1 << PackedPairs::ID_BITS) - 1, 0);
+    /// No id is as large.
+    pub(super) const NO_ID: u32 = (1 << PackedPairs::ID_BITS) - 1;
+    /// One that never merges.
+    pub(super) const NONE: Self = Self::new(Self::NO_ID, 0);
 
     #[inline]
     pub(super) const fn new(left: u32, right: u32) -> Self {
@@ -50,11 +67,17 @@ pub(super) struct Asked {
 impl Asked {
     /// What never merges.
     pub(super) const NOTHING: Self = Self { pair: Pair::NONE, home: 0 };
+
+    /// Both ids, as slots have them above the rank.
+    #[inline]
+    pub(super) fn word(self) -> u64 {
+        self.pair.0
+    }
 }
 
 impl PackedPairs {
     const ID_BITS: u32 = 21;
-    const RANK_BITS: u32 = u64::BITS - 2 * Self::ID_BITS;
+    pub(super) const RANK_BITS: u32 = u64::BITS - 2 * Self::ID_BITS;
     /// A slot without a pair; no pair's word begins with so many ones.
     const FREE: u64 = u64::MAX;
 
@@ -92,17 +115,22 @@ impl PackedPairs {
         Asked { pair, home }
     }
 
+    /// The bucket where a pair stands, unless that is full.
+    #[inline]
+    pub(super) fn bucket(&self, asked: Asked) -> &Bucket {
+        &self.buckets[asked.home]
+    }
+
     /// The rank of a pair; [`NO_MERGE`] where it does not merge.
     #[inline]
     pub(super) fn get(&self, Asked { pair, mut home }: Asked) -> Rank {
         loop {
-            let Bucket(slots) = &self.buckets[home];
+            let bucket = &self.buckets[home];
             let mut rank = NO_MERGE;
-            for slot in slots {
-                let found = (slot & ((1 << Self::RANK_BITS) - 1)) as Rank;
-                rank = if slot >> Self::RANK_BITS == pair.0 { found } else { rank };
+            for slot in bucket.0 {
+                rank = if slot >> Self::RANK_BITS == pair.0 { Bucket::rank(slot) } else { rank };
             }
-            if slots[3] == Self::FREE || rank != NO_MERGE {
+            if !bucket.is_full() || rank != NO_MERGE {
                 return rank;
             }
             home = (home + 1) & (self.buckets.len() - 1);
