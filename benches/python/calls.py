@@ -29,6 +29,8 @@ class Calls:
     """How a tool does each thing; None where it cannot."""
 
     encode: Callable[[str], Any]
+    # The same, but an array is the answer.
+    encode_array: Callable[[str], Any]
     encode_batch: Callable[[list[str]], Any]
     decode: Callable[[Any], str | bytes]
     # What decode likes best, made of an int32 array.
@@ -45,6 +47,7 @@ def lmkit(folder: str) -> Calls:
     tokenizer = library.Tokenizer.load(folder)
     return Calls(
         encode=tokenizer.encode,
+        encode_array=tokenizer.encode_array,
         encode_batch=tokenizer.encode_batch,
         decode=tokenizer.decode,
         prepared=lambda ids: ids,
@@ -60,6 +63,7 @@ def gigatoken(folder: str) -> Calls:
     tokenizer = load_gigatoken(folder)
     return Calls(
         encode=tokenizer.encode,
+        encode_array=tokenizer.encode,
         encode_batch=tokenizer.encode_batch,
         decode=tokenizer.decode,
         prepared=lambda ids: ids.astype(np.uint32),
@@ -75,6 +79,7 @@ def tiktoken(folder: str) -> Calls:
     encoding = load_tiktoken(folder)
     return Calls(
         encode=encoding.encode_ordinary,
+        encode_array=lambda text: encoding.encode_to_numpy(text, disallowed_special=()),
         encode_batch=lambda texts: encoding.encode_ordinary_batch(texts, num_threads=2),
         decode=encoding.decode,
         prepared=lambda ids: ids.tolist(),
@@ -90,6 +95,7 @@ def huggingface(folder: str) -> Calls:
     tokenizer = tokenizers.Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
     return Calls(
         encode=lambda text: tokenizer.encode(text).ids,
+        encode_array=lambda text: np.asarray(tokenizer.encode(text).ids, np.int32),
         encode_batch=tokenizer.encode_batch_fast,
         decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=False),
         prepared=lambda ids: ids.tolist(),
@@ -133,10 +139,13 @@ def short_texts(text: str) -> list[str]:
 
 def timed(calls: Calls, text: str) -> Iterator[tuple[str, object]]:
     """What each call answered, and how many seconds each repetition of it took."""
-    for name, length in (("encode_20", SHORT), ("encode_1000", MEDIUM)):
+    for name, length, encode in (
+        ("encode_20", SHORT, calls.encode),
+        ("encode_1000", MEDIUM, calls.encode),
+        ("encode_array_1000", MEDIUM, calls.encode_array),
+    ):
         pieces = snippets(text, length)
-        yield name, np.concatenate([calls.ids(calls.encode(piece)) for piece in pieces])
-        encode = calls.encode
+        yield name, np.concatenate([calls.ids(encode(piece)) for piece in pieces])
         times = seconds(lambda encode=encode, pieces=pieces: [encode(piece) for piece in pieces])
         yield f"{name}_s", [one / SNIPPETS for one in times]
     batch = short_texts(text)

@@ -21,6 +21,7 @@ TOOLS = ("lmkit", "gigatoken", "tiktoken", "huggingface")
 ROWS = {
     "encode_20": "µs to encode 20 characters",
     "encode_1000": "µs to encode 1,000 characters",
+    "encode_array_1000": "µs to encode 1,000 characters into an array",
     "encode_batch": "MB/s in encode_batch of 100,000 short texts",
     "decode": "MB/s in decode of an int32 array",
 }
