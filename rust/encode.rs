@@ -410,3 +410,61 @@ fn join_batch(parts: Vec<(Vec<u32>, Vec<usize>)>, texts: usize) -> Result<(Vec<u
     }
     Ok((ids, offsets))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+    use crate::processor::level;
+
+    const PIECES: [&str; 16] = [
+        "the",
+        " the",
+        "a",
+        " a",
+        "ab",
+        "ba",
+        "'s",
+        " ",
+        "\n",
+        "12",
+        "!?",
+        "é",
+        "世界",
+        "が",
+        "🦀",
+        "a word of more bytes than the table of short ones takes",
+    ];
+
+    proptest! {
+        #[test]
+        fn ids_do_not_depend_on_what_the_processor_can_do(
+            pieces in vec((select(&PIECES[..]), 1..40_usize), 0..60),
+            tokens in vec("[abeht ]{2,9}", 0..60),
+        ) {
+            let text: String = pieces.iter().map(|(piece, times)| piece.repeat(*times)).collect();
+            let bytes = (0..=255_u8).map(|byte| vec![byte]);
+            let mut all: Vec<Vec<u8>> = bytes.chain(tokens.iter().map(|t| t.clone().into_bytes())).collect();
+            let mut seen = std::collections::HashSet::new();
+            all.retain(|token| seen.insert(token.clone()));
+            let ids = |level| level::at_most(level, || {
+                let vocabulary = Vocabulary::from_ranks((0..).zip(all.clone())).unwrap();
+                let tokenizer = Tokenizer::new(vocabulary, Vec::new(), Scheme::Gpt2).unwrap();
+                let mut scratch = tokenizer.scratch_with(1 << 14).unwrap();
+                let mut ids = Vec::new();
+                // At first all is new, then some is known.
+                for _ in 0..2 {
+                    let handling = SpecialHandling::AsText;
+                    tokenizer.encode_into(&text, handling, &mut scratch, &mut ids).unwrap();
+                }
+                ids
+            });
+            let expected = ids(level::PORTABLE);
+            prop_assert_eq!(&ids(level::AVX2), &expected);
+            prop_assert_eq!(&ids(level::AVX512), &expected);
+        }
+    }
+}
