@@ -8,7 +8,8 @@
 //!
 //! [`Window`] is the only thing that knows the processor. The kernels: AVX2, chosen at run time,
 //! and words of eight bytes, which run anywhere. One of AVX-512 was tried on a Sapphire Rapids: 0.83
-//! instead of 0.66 ms a megabyte, for what waits is the next window for the last bit of this one.
+//! instead of 0.66 ms a megabyte, for what waits is the next window for the last bit of this one. On
+//! a Zen 4 it was as fast as AVX2, with positions written by compression too.
 
 #![expect(unsafe_code, reason = "vector instructions that were detected at run time")]
 
