@@ -19,6 +19,7 @@ mod long;
 mod pairs;
 #[cfg(target_arch = "x86_64")]
 mod rows;
+mod turns;
 
 use std::ops::Range;
 

@@ -127,11 +127,8 @@ struct LongEntry {
 impl PretokenCache {
     /// A cache that takes at most `budget` bytes (and at least four kilobytes).
     pub(crate) fn with_budget(budget: usize) -> Result<Self> {
-        Self::with_kernel(budget, Kernel::best())
-    }
-
-    fn with_kernel(budget: usize, kernel: Kernel) -> Result<Self> {
         let lines = (budget / LINE).max(64);
+        let kernel = Kernel::best();
         Ok(Self { kernel, short: Table::new(lines - lines / 8)?, long: Table::new(lines / 8)? })
     }
 
@@ -349,6 +346,7 @@ impl<L: Line> Table<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::processor::level;
 
     fn asked(cache: &PretokenCache, pretoken: &[u8]) -> (Key, u32) {
         let (mut key, mut place) = ([Key::default()], [0]);
@@ -375,8 +373,8 @@ mod tests {
     }
 
     fn caches() -> impl Iterator<Item = PretokenCache> {
-        let kernels = Kernel::all().into_iter();
-        kernels.map(|kernel| PretokenCache::with_kernel(1 << 14, kernel).unwrap())
+        let cache = || PretokenCache::with_budget(1 << 14).unwrap();
+        level::ALL.into_iter().map(move |level| level::at_most(level, cache))
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub(crate) fn has_avx512() -> bool {
     if level::get() < level::AVX512 {
         return false;
     }
-    is_x86_feature_detected!("avx512f")
+    has_avx2()
+        && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
@@ -38,6 +39,8 @@ pub(crate) mod level {
     pub(crate) const PORTABLE: u8 = 0;
     pub(crate) const AVX2: u8 = 1;
     pub(crate) const AVX512: u8 = 2;
+
+    pub(crate) const ALL: [u8; 3] = [PORTABLE, AVX2, AVX512];
 
     thread_local! {
         static LEVEL: Cell<u8> = const { Cell::new(AVX512) };

@@ -117,16 +117,18 @@ impl Answers {
         out: &mut Vec<u32>,
         progress: &Progress,
     ) -> Result<()> {
-        if self.missing.is_empty() {
-            reserve(out, self.known)?;
-            out.extend_from_slice(&self.held[..self.known]);
-        } else {
-            self.fill(tokenizer, text, cache, out, progress)?;
+        let mut done = 0;
+        if !self.missing.is_empty() {
+            done = self.fill(tokenizer, text, cache, out, progress)?;
         }
+        let left = &self.held[done..self.known];
+        reserve(out, left.len())?;
+        out.extend_from_slice(left);
         self.clear();
         Ok(())
     }
 
+    /// Appends the ids of all up to the last that is missing; returns how many of those held these are.
     #[inline(never)]
     fn fill(
         &mut self,
@@ -135,11 +137,11 @@ impl Answers {
         cache: &mut PretokenCache,
         out: &mut Vec<u32>,
         progress: &Progress,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         self.look_up(tokenizer, text, cache)?;
-        let Self { held, known, missing, lanes, sources, new, ids, .. } = self;
+        let Self { held, missing, lanes, sources, new, ids, .. } = self;
         tokenizer.merger.merge_all(text, new, lanes, ids, progress)?;
-        let (held, mut done) = (&held[..*known], 0);
+        let mut done = 0;
         for (Missing { before, place, asked }, source) in missing.iter().zip(sources) {
             let found = &held[done..*before];
             done = *before;
@@ -158,9 +160,7 @@ impl Answers {
                 }
             }
         }
-        reserve(out, held.len() - done)?;
-        out.extend_from_slice(&held[done..]);
-        Ok(())
+        Ok(done)
     }
 
     /// Finds out which of them are known after all.

@@ -5,15 +5,16 @@
 //! pairs it has made, and by the time it is its turn again they have arrived.
 #![expect(unsafe_code, reason = "instructions that were detected at run time")]
 
+#[cfg(target_arch = "x86_64")]
+use std::ops::RangeInclusive;
+
 use super::pairs::{Asked, PackedPairs, Pair};
 #[cfg(target_arch = "x86_64")]
 use super::rows::{ROW, Rows};
+use super::turns::{SLOTS, Slot, merge_in_turns};
 use super::{LONG, Merger, NO_MERGE, Rank, Word};
 #[cfg(target_arch = "x86_64")]
 use crate::processor::{has_avx2, has_avx512};
-
-/// Pretokens under way together.
-const LANES: usize = 8;
 
 /// The rank of a pair and, in the lowest bits, where it begins: the least of all tells where to merge.
 type Order = u32;
@@ -30,7 +31,7 @@ fn order(rank: Rank, at: usize) -> Order {
 /// The lanes of a thread, reused from pretoken to pretoken.
 #[derive(Debug)]
 pub struct Lanes {
-    lanes: Box<[Lane; LANES]>,
+    lanes: Box<[Lane; SLOTS]>,
     /// Where they are better for the shortest.
     #[cfg(target_arch = "x86_64")]
     rows: Rows,
@@ -48,8 +49,6 @@ struct Lane {
     alive: u64,
     /// The pairs that were made last, and where they begin.
     made: [(Asked, usize); 2],
-    /// The number of the pretoken.
-    word: usize,
 }
 
 impl Lanes {
@@ -57,7 +56,7 @@ impl Lanes {
     pub fn new() -> Self {
         let (order, ids, made) = ([NONE; LONG], [0; LONG], [(Asked::NOTHING, 0); 2]);
         Self {
-            lanes: Box::new([Lane { order, ids, len: 0, alive: 0, made, word: 0 }; LANES]),
+            lanes: Box::new([Lane { order, ids, len: 0, alive: 0, made }; SLOTS]),
             #[cfg(target_arch = "x86_64")]
             rows: Rows::new(),
         }
@@ -72,17 +71,20 @@ impl Lanes {
         out: &mut Vec<u32>,
     ) {
         #[cfg(target_arch = "x86_64")]
-        if has_avx2() {
-            let mut least = 2;
-            if has_avx512() {
-                // SAFETY: these features were just detected.
-                unsafe { self.rows.merge(merger, text, words, out) };
-                least = ROW + 1;
-            }
+        if has_avx512() {
             // SAFETY: these features were just detected.
-            return unsafe { self.merge_avx2(least, merger, text, words, out) };
+            unsafe {
+                self.rows.merge(merger, text, words, out);
+                self.merge_avx2(&(ROW + 1..=LONG), merger, text, words, out);
+            }
+            return;
         }
-        self.merge_in_turns(2, merger, text, words, out);
+        #[cfg(target_arch = "x86_64")]
+        if has_avx2() {
+            // SAFETY: these features were just detected.
+            return unsafe { self.merge_avx2(&(2..=LONG), merger, text, words, out) };
+        }
+        merge_in_turns(&mut self.lanes, &(2..=LONG), merger, text, words, out);
     }
 
     /// The same code; vectors find the least of eight ranks at a time.
@@ -90,53 +92,13 @@ impl Lanes {
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
     fn merge_avx2(
         &mut self,
-        least: usize,
+        lengths: &RangeInclusive<usize>,
         merger: (&Merger, &PackedPairs),
         text: &[u8],
         words: &mut [Word],
         out: &mut Vec<u32>,
     ) {
-        self.merge_in_turns(least, merger, text, words, out);
-    }
-
-    /// Of those words that have at least so many bytes.
-    #[inline(always)]
-    #[expect(clippy::inline_always, reason = "compiled once for each set of instructions")]
-    fn merge_in_turns(
-        &mut self,
-        least: usize,
-        (merger, pairs): (&Merger, &PackedPairs),
-        text: &[u8],
-        words: &mut [Word],
-        out: &mut Vec<u32>,
-    ) {
-        let (mut next, mut busy, mut count) = (0, [0; LANES], 0);
-        for number in 0..LANES {
-            if !self.lanes[number].start(least, merger, text, words, &mut next) {
-                break;
-            }
-            busy[count] = number;
-            count += 1;
-        }
-        while count > 0 {
-            let mut turn = 0;
-            while turn < count {
-                let lane = &mut self.lanes[busy[turn]];
-                if lane.advance(merger, pairs) {
-                    turn += 1;
-                    continue;
-                }
-                let first = out.len();
-                lane.give_out(out);
-                words[lane.word].ids = first..out.len();
-                if lane.start(least, merger, text, words, &mut next) {
-                    turn += 1;
-                } else {
-                    count -= 1;
-                    busy[turn] = busy[count];
-                }
-            }
-        }
+        merge_in_turns(&mut self.lanes, lengths, merger, text, words, out);
     }
 }
 
@@ -146,26 +108,10 @@ impl Default for Lanes {
     }
 }
 
-impl Lane {
-    /// Takes the next pretoken that has the right length; false where there is none.
+#[expect(clippy::inline_always, reason = "compiled once for each set of instructions")]
+impl Slot for Lane {
     #[inline(always)]
-    #[expect(clippy::inline_always, reason = "compiled once for each set of instructions")]
-    fn start(
-        &mut self,
-        least: usize,
-        merger: &Merger,
-        text: &[u8],
-        words: &[Word],
-        next: &mut usize,
-    ) -> bool {
-        let mut left = words[*next..].iter();
-        let Some(ahead) = left.position(|word| (least..=LONG).contains(&word.text.len())) else {
-            *next = words.len();
-            return false;
-        };
-        self.word = *next + ahead;
-        *next = self.word + 1;
-        let pretoken = &text[words[self.word].text.clone()];
+    fn start(&mut self, merger: &Merger, pretoken: &[u8]) {
         let len = pretoken.len();
         for (id, &byte) in self.ids.iter_mut().zip(pretoken) {
             *id = merger.byte_id(byte);
@@ -177,12 +123,10 @@ impl Lane {
         self.order[len - 1..len.next_multiple_of(8)].fill(NONE);
         (self.len, self.alive) = (len, u64::MAX >> (LONG - len));
         self.made = [(Asked::NOTHING, len - 1); 2];
-        true
     }
 
     /// Merges the pair of lowest rank, the leftmost of equals; false where no pair is left.
     #[inline(always)]
-    #[expect(clippy::inline_always, reason = "compiled once for each set of instructions")]
     fn advance(&mut self, merger: &Merger, pairs: &PackedPairs) -> bool {
         for (pair, at) in self.made {
             self.order[at % LONG] = order(pairs.get(pair), at);
@@ -217,7 +161,6 @@ impl Lane {
     }
 
     #[inline(always)]
-    #[expect(clippy::inline_always, reason = "compiled once for each set of instructions")]
     fn give_out(&self, out: &mut Vec<u32>) {
         let mut alive = self.alive;
         while alive != 0 {
@@ -235,6 +178,7 @@ mod tests {
     use super::super::Pairs;
     use super::super::long::merge_long;
     use super::*;
+    use crate::processor::level;
     use crate::progress::Progress;
     use crate::special_tokens::SpecialTokens;
     use crate::vocabulary::Vocabulary;
@@ -248,23 +192,6 @@ mod tests {
             |(left, right): &(&str, &str)| (left.as_bytes().to_vec(), right.as_bytes().to_vec());
         let vocabulary = Vocabulary::from_merges(tokens, merges.iter().map(both)).unwrap();
         Merger::new(&vocabulary, &SpecialTokens::none())
-    }
-
-    type Kernel = fn(&mut Lanes, (&Merger, &PackedPairs), &[u8], &mut [Word], &mut Vec<u32>);
-
-    /// All that this processor can run.
-    fn kernels() -> Vec<Kernel> {
-        let portable: Kernel =
-            |lanes, merger, text, words, out| lanes.merge_in_turns(2, merger, text, words, out);
-        let mut all = vec![Lanes::merge, portable];
-        #[cfg(target_arch = "x86_64")]
-        if has_avx2() {
-            // SAFETY: its features were just detected.
-            all.push(|lanes, merger, text, words, out| unsafe {
-                lanes.merge_avx2(2, merger, text, words, out);
-            });
-        }
-        all
     }
 
     proptest! {
@@ -287,13 +214,14 @@ mod tests {
                 at += word.len();
                 Word { text: at - word.len()..at, ids: 0..0 }
             }).collect();
-            for kernel in kernels() {
+            for level in level::ALL {
                 let (mut words, mut ids) = (places.clone(), vec![7]);
-                kernel(&mut Lanes::new(), (&merger, pairs), text.as_bytes(), &mut words, &mut ids);
+                let (merger, text) = ((&merger, pairs), text.as_bytes());
+                level::at_most(level, || Lanes::new().merge(merger, text, &mut words, &mut ids));
                 for word in words.iter().filter(|word| word.is_short()) {
                     let mut expected = Vec::new();
-                    let pretoken = &text.as_bytes()[word.text.clone()];
-                    merge_long(&merger, pretoken, &mut expected, &Progress::default()).unwrap();
+                    let pretoken = &text[word.text.clone()];
+                    merge_long(merger.0, pretoken, &mut expected, &Progress::default()).unwrap();
                     prop_assert_eq!(&ids[word.ids.clone()], &expected);
                 }
             }

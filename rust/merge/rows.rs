@@ -17,18 +17,17 @@ use std::arch::x86_64::{
 };
 
 use super::pairs::{Asked, Bucket, PackedPairs, Pair};
+use super::turns::{SLOTS, Slot, merge_in_turns};
 use super::{Merger, NO_MERGE, Rank, Word};
 
 /// The most bytes of a pretoken here, and so symbols.
 pub(super) const ROW: usize = 16;
-/// Pretokens under way together.
-const ROWS: usize = 8;
 /// Where there is no symbol; no id is as large.
 const NONE: u32 = Pair::NO_ID;
 
 /// The rows of a thread, reused from pretoken to pretoken.
 #[derive(Debug)]
-pub(super) struct Rows(Box<[Row; ROWS]>);
+pub(super) struct Rows(Box<[Row; SLOTS]>);
 
 /// The symbols of a pretoken.
 #[derive(Debug, Clone, Copy)]
@@ -43,8 +42,6 @@ struct Row {
     made: [Asked; 2],
     at: usize,
     is_done: bool,
-    /// The number of the pretoken.
-    word: usize,
 }
 
 impl Rows {
@@ -57,64 +54,27 @@ impl Rows {
             made: [Asked::NOTHING; 2],
             at: ROW,
             is_done: true,
-            word: 0,
         };
-        Self(Box::new([row; ROWS]))
+        Self(Box::new([row; SLOTS]))
     }
 
     /// Appends the ids of those `words` of `text` that have two bytes to sixteen, in any order.
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
     pub(super) fn merge(
         &mut self,
-        (merger, pairs): (&Merger, &PackedPairs),
+        merger: (&Merger, &PackedPairs),
         text: &[u8],
         words: &mut [Word],
         out: &mut Vec<u32>,
     ) {
-        let (mut next, mut busy, mut count) = (0, [0; ROWS], 0);
-        for number in 0..ROWS {
-            if !self.0[number].start(merger, text, words, &mut next) {
-                break;
-            }
-            busy[count] = number;
-            count += 1;
-        }
-        while count > 0 {
-            let mut turn = 0;
-            while turn < count {
-                let row = &mut self.0[busy[turn]];
-                if !row.is_done {
-                    row.advance(merger, pairs);
-                    turn += 1;
-                    continue;
-                }
-                let first = out.len();
-                out.extend_from_slice(&row.ids[1..=row.len]);
-                words[row.word].ids = first..out.len();
-                if row.start(merger, text, words, &mut next) {
-                    turn += 1;
-                } else {
-                    count -= 1;
-                    busy[turn] = busy[count];
-                }
-            }
-        }
+        merge_in_turns(&mut self.0, &(2..=ROW), merger, text, words, out);
     }
 }
 
-impl Row {
-    /// Takes the next pretoken that has the right length; false where there is none.
-    #[inline]
-    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
-    fn start(&mut self, merger: &Merger, text: &[u8], words: &[Word], next: &mut usize) -> bool {
-        let fits = |word: &Word| (2..=ROW).contains(&word.text.len());
-        let Some(ahead) = words[*next..].iter().position(fits) else {
-            *next = words.len();
-            return false;
-        };
-        self.word = *next + ahead;
-        *next = self.word + 1;
-        let pretoken = &text[words[self.word].text.clone()];
+#[expect(clippy::inline_always, reason = "the instructions are those of `Rows::merge`")]
+impl Slot for Row {
+    #[inline(always)]
+    fn start(&mut self, merger: &Merger, pretoken: &[u8]) {
         self.len = pretoken.len();
         self.ranks.fill(NO_MERGE);
         self.ids.fill(NONE);
@@ -126,14 +86,30 @@ impl Row {
         }
         (self.made, self.at) = ([Asked::NOTHING; 2], ROW + 1);
         self.is_done = false;
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, merger: &Merger, pairs: &PackedPairs) -> bool {
+        if self.is_done {
+            return false;
+        }
+        // SAFETY: reached through `Rows::merge` alone, so the processor has these features.
+        unsafe { self.merge_least(merger, pairs) };
         true
     }
 
+    #[inline(always)]
+    fn give_out(&self, out: &mut Vec<u32>) {
+        out.extend_from_slice(&self.ids[1..=self.len]);
+    }
+}
+
+impl Row {
     /// Merges the pair of lowest rank, the leftmost of equals, or finds that no pair is left.
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
     #[expect(clippy::cast_possible_truncation, reason = "sixteen bits")]
-    fn advance(&mut self, merger: &Merger, pairs: &PackedPairs) {
+    fn merge_least(&mut self, merger: &Merger, pairs: &PackedPairs) {
         let [before, after] = ranks(pairs, self.made);
         // SAFETY: an array of sixteen ranks, which is aligned; behind the first of `ids` are sixteen
         // and one more.

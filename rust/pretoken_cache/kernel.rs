@@ -80,19 +80,6 @@ impl Kernel {
     /// The one that every processor runs.
     pub(super) const PORTABLE: Self = Self(Kind::Portable);
 
-    /// All that this processor can run.
-    #[cfg(test)]
-    pub(super) fn all() -> Vec<Self> {
-        let mut all = vec![Self::PORTABLE];
-        #[cfg(target_arch = "x86_64")]
-        match Self::best().0 {
-            Kind::Avx512 => all.extend([Self(Kind::Avx2), Self(Kind::Avx512)]),
-            Kind::Avx2 => all.push(Self(Kind::Avx2)),
-            Kind::Portable => {}
-        }
-        all
-    }
-
     /// Writes the keys of `text[start..end]` and of all that follow up to the other `ends`, and the
     /// places of their lines, which are asked for.
     #[inline]

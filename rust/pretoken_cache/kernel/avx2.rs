@@ -1,16 +1,20 @@
 //! Vectors of 256 bits: a pretoken at a time, and the two keys of a line.
 
 use std::arch::x86_64::{
-    __m128i, _mm_aesenc_si128, _mm_and_si128, _mm_cvtsi128_si32, _mm_load_si128, _mm_loadu_si128,
-    _mm_or_si128, _mm_set_epi64x, _mm_store_si128, _mm_storeu_si128, _mm256_and_si256,
-    _mm256_broadcastsi128_si256, _mm256_castsi256_pd, _mm256_cmpeq_epi64, _mm256_load_si256,
-    _mm256_movemask_pd, _mm256_shuffle_epi32,
+    __m128i, __m256i, _mm_aesenc_si128, _mm_and_si128, _mm_cvtsi128_si32, _mm_load_si128,
+    _mm_loadu_si128, _mm_or_si128, _mm_set_epi64x, _mm_store_si128, _mm_storeu_si128,
+    _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_castsi256_pd, _mm256_cmpeq_epi64,
+    _mm256_load_si256, _mm256_movemask_pd, _mm256_shuffle_epi32,
 };
 
 use super::{COMPARED, COUNT_SHIFT, Gap, Key, LINE, Lines, SHORT, Shape, Tail};
 
 /// What is mixed into a hash, the lower half first.
 pub(super) const SALT: [i64; 2] = [0x517c_c1b7_2722_0a95, 0x6c62_272e_07bb_0142];
+
+/// Bits of an entry's key that are compared, the lower half first.
+#[expect(clippy::cast_possible_wrap, reason = "bits, no number")]
+pub(super) const COMPARED_BITS: [i64; 2] = [-1, ((COMPARED as u64) << 56 | u64::MAX >> 8) as i64];
 
 /// Makes one key and asks for its line.
 #[inline]
@@ -66,8 +70,7 @@ pub(super) fn ask(
 ///
 /// As for [`super::Kernel::emit`], which has made sure that there is room for all.
 #[target_feature(enable = "avx2,aes,bmi1")]
-#[expect(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "bits, no numbers")]
-#[expect(clippy::cast_ptr_alignment, reason = "half a line is aligned to that")]
+#[expect(clippy::cast_sign_loss, reason = "bits, no numbers")]
 pub(super) unsafe fn emit(
     keys: &[Key],
     places: &[u32],
@@ -75,8 +78,35 @@ pub(super) unsafe fn emit(
     out: &mut [u32],
     gaps: &mut [Gap],
 ) -> (usize, usize) {
-    let last = (u64::from(COMPARED) << 56 | u64::MAX >> 8) as i64;
-    let compared = _mm256_broadcastsi128_si256(_mm_set_epi64x(last, -1));
+    let compared = _mm256_broadcastsi128_si256(_mm_set_epi64x(COMPARED_BITS[1], COMPARED_BITS[0]));
+    let find = |both, asked| {
+        let asked = _mm256_broadcastsi128_si256(asked);
+        let halves = _mm256_cmpeq_epi64(_mm256_and_si256(both, compared), asked);
+        let whole = _mm256_and_si256(halves, _mm256_shuffle_epi32::<0x4e>(halves));
+        _mm256_movemask_pd(_mm256_castsi256_pd(whole)) as u32
+    };
+    // SAFETY: asked of the caller; a bit of the mask is set only for a half of a key that is equal.
+    unsafe { emit_found(keys, places, lines, out, gaps, find) }
+}
+
+/// Writes the ids of those whose key `find` sees among both of a line: it returns their four halves
+/// as bits, of which the lowest that is set tells which of the two it is.
+///
+/// # Safety
+///
+/// As for [`super::Kernel::emit`], which has made sure that there is room for all; `find` returns
+/// nothing but 0 and numbers whose lowest bit set is the first or the third. The processor has AVX2.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the kernel's instructions are those of its caller")]
+#[expect(clippy::cast_ptr_alignment, reason = "half a line is aligned to that")]
+pub(super) unsafe fn emit_found(
+    keys: &[Key],
+    places: &[u32],
+    lines: Lines<'_>,
+    out: &mut [u32],
+    gaps: &mut [Gap],
+    find: impl Fn(__m256i, __m128i) -> u32,
+) -> (usize, usize) {
     let base = lines.all.as_ptr().cast::<u8>();
     let out = out.as_mut_ptr();
     let (mut written, mut missed) = (0, 0);
@@ -86,11 +116,8 @@ pub(super) unsafe fn emit(
         // is room for four ids for each key, and at most four count.
         unsafe {
             let line = base.add(place as usize);
-            let asked = _mm256_broadcastsi128_si256(_mm_load_si128(key.0.as_ptr().cast()));
-            let both = _mm256_and_si256(_mm256_load_si256(line.cast()), compared);
-            let halves = _mm256_cmpeq_epi64(both, asked);
-            let whole = _mm256_and_si256(halves, _mm256_shuffle_epi32::<0x4e>(halves));
-            let found = _mm256_movemask_pd(_mm256_castsi256_pd(whole)) as u32;
+            let asked = _mm_load_si128(key.0.as_ptr().cast());
+            let found = find(_mm256_load_si256(line.cast()), asked);
             if found == 0 {
                 gaps[missed] = Gap::new(number, written);
                 missed += 1;

@@ -4,18 +4,18 @@
 //! a pretoken is a comparison of all four lengths, and both rounds of AES mix four keys.
 
 use std::arch::x86_64::{
-    __m128i, __m512i, _mm_load_si128, _mm_loadu_si128, _mm_set_epi64x, _mm_storeu_si128,
-    _mm256_alignr_epi64, _mm256_and_si256, _mm256_broadcast_i64x2, _mm256_castsi128_si256,
-    _mm256_cmpeq_epi64_mask, _mm256_cvtepi64_epi32, _mm256_inserti128_si256, _mm256_load_si256,
-    _mm256_loadu_si256, _mm256_min_epu64, _mm256_mul_epu32, _mm256_set1_epi64x, _mm256_srli_epi64,
-    _mm256_sub_epi64, _mm512_aesenc_epi128, _mm512_broadcast_i32x4, _mm512_castsi256_si512,
-    _mm512_castsi512_si256, _mm512_cmplt_epu8_mask, _mm512_inserti64x4, _mm512_loadu_si512,
-    _mm512_mask_shuffle_epi8, _mm512_maskz_mov_epi8, _mm512_permutexvar_epi8,
-    _mm512_permutexvar_epi64, _mm512_set_epi64, _mm512_storeu_si512,
+    __m512i, _mm_loadu_si128, _mm_set_epi64x, _mm_storeu_si128, _mm256_alignr_epi64,
+    _mm256_and_si256, _mm256_broadcast_i64x2, _mm256_castsi128_si256, _mm256_cmpeq_epi64_mask,
+    _mm256_cvtepi64_epi32, _mm256_inserti128_si256, _mm256_loadu_si256, _mm256_min_epu64,
+    _mm256_mul_epu32, _mm256_set1_epi64x, _mm256_srli_epi64, _mm256_sub_epi64,
+    _mm512_aesenc_epi128, _mm512_broadcast_i32x4, _mm512_castsi256_si512, _mm512_castsi512_si256,
+    _mm512_cmplt_epu8_mask, _mm512_inserti64x4, _mm512_loadu_si512, _mm512_mask_shuffle_epi8,
+    _mm512_maskz_mov_epi8, _mm512_permutexvar_epi8, _mm512_permutexvar_epi64, _mm512_set_epi64,
+    _mm512_storeu_si512,
 };
 
-use super::avx2::{SALT, ask_one};
-use super::{COMPARED, COUNT_SHIFT, Gap, Key, LINE, Lines, NOWHERE, SHORT, Tail};
+use super::avx2::{self, COMPARED_BITS, SALT, emit_found};
+use super::{Gap, Key, LINE, Lines, NOWHERE, SHORT, Tail};
 
 /// How many at a time.
 const FOUR: usize = 4;
@@ -134,18 +134,13 @@ pub(super) fn ask(
             lines.prefetch(place);
         }
     }
-    for ((&end, key), place) in rest.iter().zip(rest_of_keys).zip(rest_of_places) {
-        *place = ask_one(tail.sixteen(text, start), end - start, lines, key);
-        start = end;
-    }
+    avx2::ask(text, tail, start, rest, lines, (rest_of_keys, rest_of_places));
 }
 
 /// # Safety
 ///
 /// As for [`super::Kernel::emit`], which has made sure that there is room for all.
 #[target_feature(enable = "avx2,bmi1,bmi2,avx512f,avx512vl,avx512dq")]
-#[expect(clippy::cast_possible_wrap, reason = "bits, no numbers")]
-#[expect(clippy::cast_ptr_alignment, reason = "half a line is aligned to that")]
 pub(super) unsafe fn emit(
     keys: &[Key],
     places: &[u32],
@@ -153,33 +148,12 @@ pub(super) unsafe fn emit(
     out: &mut [u32],
     gaps: &mut [Gap],
 ) -> (usize, usize) {
-    let last = (u64::from(COMPARED) << 56 | u64::MAX >> 8) as i64;
-    let compared = _mm256_broadcast_i64x2(_mm_set_epi64x(last, -1));
-    let base = lines.all.as_ptr().cast::<u8>();
-    let out = out.as_mut_ptr();
-    let (mut written, mut missed) = (0, 0);
-    for (number, (key, &place)) in keys.iter().zip(places).enumerate() {
-        // SAFETY: the place is that of a line, which is aligned; its keys come first, the ids of
-        // both after them, and what is read of these follows from a key that was found. There
-        // is room for four ids for each key, and at most four count.
-        unsafe {
-            let line = base.add(place as usize);
-            let asked = _mm256_broadcast_i64x2(_mm_load_si128(key.0.as_ptr().cast()));
-            let both = _mm256_and_si256(_mm256_load_si256(line.cast()), compared);
-            let halves = u32::from(_mm256_cmpeq_epi64_mask(both, asked));
-            let found = halves & halves >> 1 & 0b101;
-            if found == 0 {
-                gaps[missed] = Gap::new(number, written);
-                missed += 1;
-                continue;
-            }
-            // Which of the two it is cannot be foretold, so there may be no branch.
-            let entry = line.add(found.trailing_zeros() as usize * 8);
-            let ids = _mm_load_si128(entry.add(LINE / 2).cast::<__m128i>());
-            _mm_storeu_si128(out.add(written).cast(), ids);
-            // Nor on how many ids there are: the rest is overwritten by the next.
-            written += usize::from(*entry.add(SHORT) >> COUNT_SHIFT);
-        }
-    }
-    (written, missed)
+    let compared = _mm256_broadcast_i64x2(_mm_set_epi64x(COMPARED_BITS[1], COMPARED_BITS[0]));
+    let find = |both, asked| {
+        let both = _mm256_and_si256(both, compared);
+        let halves = u32::from(_mm256_cmpeq_epi64_mask(both, _mm256_broadcast_i64x2(asked)));
+        halves & halves >> 1 & 0b101
+    };
+    // SAFETY: asked of the caller; bits of the mask are set only for the lower half of an equal key.
+    unsafe { emit_found(keys, places, lines, out, gaps, find) }
 }
